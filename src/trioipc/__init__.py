@@ -1,0 +1,134 @@
+"""Run work in worker processes as if it were any other Trio call.
+
+General layout: the public names live in the modules below and are loaded on first use (PEP 562), so
+that a worker process, which imports this package too, never loads Trio.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from trioipc._errors import DataError as DataError
+    from trioipc._errors import FallbackWarning as FallbackWarning
+    from trioipc._errors import IPCError as IPCError
+    from trioipc._errors import LocalProtocolError as LocalProtocolError
+    from trioipc._errors import MissingExtraError as MissingExtraError
+    from trioipc._errors import OperationNotFoundError as OperationNotFoundError
+    from trioipc._errors import PayloadError as PayloadError
+    from trioipc._errors import PoisonedRequestError as PoisonedRequestError
+    from trioipc._errors import ProtocolError as ProtocolError
+    from trioipc._errors import RemoteProtocolError as RemoteProtocolError
+    from trioipc._errors import RequestCancelledError as RequestCancelledError
+    from trioipc._errors import RequestExitError as RequestExitError
+    from trioipc._errors import RequestInterrupt as RequestInterrupt
+    from trioipc._errors import RequestTimeoutError as RequestTimeoutError
+    from trioipc._errors import SharedStateError as SharedStateError
+    from trioipc._errors import WorkerCrashedError as WorkerCrashedError
+    from trioipc._errors import WorkerError as WorkerError
+    from trioipc._errors import WorkerStartError as WorkerStartError
+    from trioipc.bridge.bridge import Placement as Placement
+    from trioipc.bridge.bridge import WorkerBridge as WorkerBridge
+    from trioipc.bridge.bridge import close_default_bridge as close_default_bridge
+    from trioipc.bridge.bridge import default_bridge as default_bridge
+    from trioipc.bridge.bridge import open_worker_bridge as open_worker_bridge
+    from trioipc.bridge.crypto import Encrypted as Encrypted
+    from trioipc.bridge.file import FileHash as FileHash
+    from trioipc.builtin._files import WrittenFile as WrittenFile
+    from trioipc.memory.state import SharedCancellation as SharedCancellation
+    from trioipc.memory.state import SharedProgress as SharedProgress
+    from trioipc.memory.state import is_shared_memory_available as is_shared_memory_available
+    from trioipc.pool._progress import Progress as Progress
+    from trioipc.pool._request import PoolRequest as PoolRequest
+    from trioipc.pool._statistics import Histogram as Histogram
+    from trioipc.pool._statistics import PoolStatistics as PoolStatistics
+    from trioipc.pool._statistics import WorkerInfo as WorkerInfo
+    from trioipc.pool.ipc import IPCProtocol as IPCProtocol
+    from trioipc.pool.ipc import Worker as Worker
+    from trioipc.pool.ipc import open_worker as open_worker
+    from trioipc.pool.pool import WorkerPool as WorkerPool
+    from trioipc.pool.pool import open_worker_pool as open_worker_pool
+    from trioipc.protocol._correlator import ProtocolStatistics as ProtocolStatistics
+    from trioipc.protocol._messages import IPCMessage as IPCMessage
+    from trioipc.protocol._messages import IPCProgress as IPCProgress
+    from trioipc.protocol._messages import IPCReady as IPCReady
+    from trioipc.protocol._messages import IPCRequest as IPCRequest
+    from trioipc.protocol._messages import IPCResponse as IPCResponse
+    from trioipc.worker.registry import operation as operation
+    from trioipc.worker.request import CurrentRequest as CurrentRequest
+    from trioipc.worker.request import current_request as current_request
+
+__version__ = "0.1.0"
+
+# {module: the public names that live there}
+_HOMES = {
+    "trioipc._errors": (
+        "DataError",
+        "FallbackWarning",
+        "IPCError",
+        "LocalProtocolError",
+        "MissingExtraError",
+        "OperationNotFoundError",
+        "PayloadError",
+        "PoisonedRequestError",
+        "ProtocolError",
+        "RemoteProtocolError",
+        "RequestCancelledError",
+        "RequestExitError",
+        "RequestInterrupt",
+        "RequestTimeoutError",
+        "SharedStateError",
+        "WorkerCrashedError",
+        "WorkerError",
+        "WorkerStartError",
+    ),
+    "trioipc.bridge.bridge": (
+        "Placement",
+        "WorkerBridge",
+        "close_default_bridge",
+        "default_bridge",
+        "open_worker_bridge",
+    ),
+    "trioipc.bridge.crypto": ("Encrypted",),
+    "trioipc.bridge.file": ("FileHash",),
+    "trioipc.builtin._files": ("WrittenFile",),
+    "trioipc.memory.state": (
+        "SharedCancellation",
+        "SharedProgress",
+        "is_shared_memory_available",
+    ),
+    "trioipc.pool._progress": ("Progress",),
+    "trioipc.pool._request": ("PoolRequest",),
+    "trioipc.pool._statistics": ("Histogram", "PoolStatistics", "WorkerInfo"),
+    "trioipc.pool.ipc": ("IPCProtocol", "Worker", "open_worker"),
+    "trioipc.pool.pool": ("WorkerPool", "open_worker_pool"),
+    "trioipc.protocol._correlator": ("ProtocolStatistics",),
+    "trioipc.protocol._messages": (
+        "IPCMessage",
+        "IPCProgress",
+        "IPCReady",
+        "IPCRequest",
+        "IPCResponse",
+    ),
+    "trioipc.worker.registry": ("operation",),
+    "trioipc.worker.request": ("CurrentRequest", "current_request"),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+_SUBMODULES = ("chunks", "sizing", "timeouts")
+
+__all__ = ["__version__", *_SUBMODULES, *_HOME_OF]  # noqa: PLE0604 - a test compares it with the above
+
+
+def __getattr__(name: str) -> object:
+    import importlib
+
+    if name in _SUBMODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME_OF[name]), name)
+    globals()[name] = value  # so that it is looked up here only once
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

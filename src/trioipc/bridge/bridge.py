@@ -1,0 +1,420 @@
+"""`open_worker_bridge` and `default_bridge`: the built-in operations, and where they run.
+
+Rules:
+
+- Only *opening* falls back to threads, and only if no worker process can be started; what happens
+  later is an error of the call it happens to.
+- What the block's body raises leaves the block as itself.
+- The default bridge's task never raises: an error there would end the whole program. Whoever calls
+  next is told instead.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, final, get_args
+
+import attrs
+import trio
+from trio.lowlevel import RunVar
+
+from trioipc._errors import FallbackWarning, WorkerError, WorkerStartError
+from trioipc.bridge.crypto import CryptoBridge
+from trioipc.bridge.file import FileBridge
+from trioipc.pool._process import refuse_nested
+from trioipc.pool.pool import WorkerPool, open_worker_pool
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from typing import NoReturn, Protocol, TypeVar, TypeVarTuple, Unpack
+
+    from trioipc.bridge._arguments import Options
+    from trioipc.pool._scheduler import StrategyName
+
+    T = TypeVar("T")
+    Ts = TypeVarTuple("Ts")
+
+PlacementKind: TypeAlias = Literal["process", "thread"]
+Fallback: TypeAlias = Literal["thread", "never"]
+
+# Where bridges run that do not say it themselves; for an operator, and for tests.
+ENVIRONMENT_VARIABLE = "TRIOIPC_PLACEMENT"
+
+
+@attrs.frozen
+class Placement:
+    """Where the operations of a bridge run, and why there."""
+
+    kind: PlacementKind
+    """In worker processes, or on threads of this process."""
+
+    reason: str
+    """In words, for people."""
+
+
+if TYPE_CHECKING:
+
+    class Home(Protocol):
+        """What a bridge asks when it is used: one that is open, or one that opens when needed."""
+
+        @property
+        def placed(self) -> Placement: ...
+
+        @property
+        def pool(self) -> WorkerPool: ...
+
+        async def run(
+            self, function: Callable[[*Ts], T], /, *args: *Ts, **options: Unpack[Options]
+        ) -> T: ...
+
+
+@final
+@attrs.define(eq=False, repr=False)
+class WorkerBridge:
+    """Files encrypted, decrypted and hashed by workers; get one from `open_worker_bridge`."""
+
+    _home: Home
+    crypto: CryptoBridge
+    """AES-256-GCM and SHA-256."""
+    file: FileBridge
+    """SHA-256 and SHA-512."""
+
+    def __repr__(self) -> str:
+        return f"<WorkerBridge: on {self.placed.kind}s>"
+
+    @property
+    def pool(self) -> WorkerPool:
+        """The pool below, for functions of your own.
+
+        Raises:
+          WorkerStartError: if the bridge fell back to threads, where your functions could not be
+            killed.
+        """
+        return self._home.pool
+
+    @property
+    def placed(self) -> Placement:
+        """Where the operations run, and why there."""
+        return self._home.placed
+
+
+def _build(home: Home) -> WorkerBridge:
+    return WorkerBridge(home, CryptoBridge(home.run), FileBridge(home.run))
+
+
+@final
+@attrs.define(eq=False)
+class _OpenHome:
+    """A pool that is open."""
+
+    _pool: WorkerPool
+    placed: Placement
+    failure: WorkerStartError | None = None
+    """Why there are no processes, if it fell back."""
+
+    @property
+    def pool(self) -> WorkerPool:
+        if self.failure is not None:
+            raise WorkerStartError(
+                "this bridge works on threads, which run built-in operations only"
+            ) from self.failure
+        return self._pool
+
+    async def run(
+        self, function: Callable[[*Ts], T], /, *args: *Ts, **options: Unpack[Options]
+    ) -> T:
+        return await self._pool.run(function, *args, **options)
+
+
+@asynccontextmanager
+async def open_worker_bridge(
+    size: int | None = None,
+    *,
+    placement: PlacementKind | None = None,
+    fallback: Fallback = "thread",
+    strategy: StrategyName = "least-busy",
+    task_timeout: float = math.inf,
+    queue_timeout: float = math.inf,
+    start_timeout: float = 30.0,
+    max_queue: float = math.inf,
+    grace: float = 1.0,
+    drain_timeout: float = math.inf,
+    progress_interval: float = 0.05,
+    name: str = "trioipc",
+) -> AsyncIterator[WorkerBridge]:
+    """Open workers that encrypt, decrypt and hash.
+
+    All but the first two options are those of `open_worker_pool`.
+
+    Args:
+      size: How many workers; None for as many as this process has cores.
+      placement: ``"process"``, or ``"thread"`` for threads of this process: nothing to start, but
+        what runs cannot be killed. None takes the environment variable ``TRIOIPC_PLACEMENT``, or
+        ``"process"`` where that is not set.
+      fallback: ``"thread"`` to work on threads, with a `FallbackWarning`, where no worker process
+        can be started; ``"never"`` to raise instead.
+      strategy: Which worker takes the next request.
+      task_timeout: Seconds that an operation may run, unless its call says otherwise.
+      queue_timeout: Seconds that it may wait before that, likewise.
+      start_timeout: Seconds that a worker may take to start.
+      max_queue: How many requests may wait.
+      grace: Seconds for each rung of the cancel ladder.
+      drain_timeout: Seconds that the block waits at its end for what is still under way.
+      progress_interval: Seconds between two progress values, at least.
+      name: What the workers are called.
+
+    Yields:
+      The bridge.
+
+    Raises:
+      ValueError: if an option is none of those that there are.
+      WorkerStartError: if no worker can be started, and ``fallback`` does not help.
+    """
+    kind, reason = _placement_of(placement)
+    _one_of("fallback", fallback, get_args(Fallback))
+    if kind == "process":
+        # In a process that multiprocessing has not started up yet, nothing must be opened at all:
+        # threads would run the main script's work once more in each worker.
+        refuse_nested()
+    options: dict[str, Any] = {
+        "strategy": strategy,
+        "task_timeout": task_timeout,
+        "queue_timeout": queue_timeout,
+        "start_timeout": start_timeout,
+        "max_queue": max_queue,
+        "grace": grace,
+        "drain_timeout": drain_timeout,
+        "progress_interval": progress_interval,
+        "name": name,
+    }
+    async with AsyncExitStack() as stack:
+        home = await _open_home(stack, size, kind, reason, fallback, options)
+        if home.failure is not None:
+            # 3: past this generator and contextlib's __aenter__, to the ``async with``.
+            _warn(home.failure, stacklevel=3)
+        yield _build(home)
+
+
+async def _open_home(
+    stack: AsyncExitStack,
+    size: int | None,
+    kind: PlacementKind,
+    reason: str,
+    fallback: Fallback,
+    options: dict[str, Any],
+) -> _OpenHome:
+    """Open the pool, or another one if that fails, until ``stack`` is left."""
+    if kind == "thread":
+        pool = await stack.enter_async_context(open_worker_pool(size, kind="thread", **options))
+        return _OpenHome(pool, Placement("thread", reason))
+    try:
+        pool = await stack.enter_async_context(open_worker_pool(size, kind="cpu", **options))
+        return _OpenHome(pool, Placement("process", reason))
+    except WorkerStartError as error:
+        if fallback == "never":
+            raise
+        failure = error
+    pool = await stack.enter_async_context(open_worker_pool(size, kind="thread", **options))
+    return _OpenHome(
+        pool, Placement("thread", f"no worker process could be started: {failure}"), failure
+    )
+
+
+def _placement_of(placement: str | None) -> tuple[PlacementKind, str]:
+    """Say where to run, and who said so."""
+    given = os.environ.get(ENVIRONMENT_VARIABLE) or None
+    if placement is not None:
+        name, value = "placement", placement
+    elif given is not None:
+        name, value = ENVIRONMENT_VARIABLE, given
+    else:
+        return "process", "the default"
+    _one_of(name, value, get_args(PlacementKind))
+    return ("thread" if value == "thread" else "process"), f"{name} says so"
+
+
+def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
+
+
+def _warn(failure: WorkerStartError, stacklevel: int) -> None:
+    warnings.warn(
+        f"no worker process could be started, so this bridge works on threads: {failure}",
+        FallbackWarning,
+        stacklevel=stacklevel + 1,
+    )
+
+
+# ---- the default bridge
+
+
+@final
+@attrs.define(eq=False)
+class _DefaultHome:
+    """A pool that opens when it is first asked, and lives in a system task.
+
+    Its life: not started, then opening, open and ended, each marked by what is set.
+    """
+
+    _token: trio.lowlevel.TrioToken
+    _kind: PlacementKind
+    _reason: str
+    _started: bool = False
+    _home: _OpenHome | None = None
+    _error: BaseException | None = None
+    _warned: bool = False
+    # Whether somebody has been told of the error.
+    told: bool = False
+    # Set by `close`: no new requests.
+    closed: bool = False
+    _settled: trio.Event = attrs.Factory(trio.Event)  # open, or ended without ever being so
+    _closing: trio.Event = attrs.Factory(trio.Event)
+    _ended: trio.Event = attrs.Factory(trio.Event)
+    _scope: trio.CancelScope = attrs.Factory(trio.CancelScope)
+
+    @property
+    def placed(self) -> Placement:
+        if self._home is not None:
+            return self._home.placed
+        return Placement(self._kind, f"{self._reason}; nothing has been started yet")
+
+    @property
+    def pool(self) -> WorkerPool:
+        self._refuse_ended()
+        if self._home is None:
+            raise RuntimeError(
+                "the default bridge has no pool before its first operation; "
+                "use open_worker_pool or open_worker_bridge for functions of your own"
+            )
+        return self._home.pool
+
+    async def run(
+        self, function: Callable[[*Ts], T], /, *args: *Ts, **options: Unpack[Options]
+    ) -> T:
+        home = await self._open()
+        if home.failure is not None and not self._warned:
+            self._warned = True
+            _warn(home.failure, stacklevel=3)  # past this and the operation, to its caller
+        return await home.run(function, *args, **options)
+
+    async def _open(self) -> _OpenHome:
+        """Start what is not started; wait until it is open."""
+        self._refuse_ended()
+        if not self._started:
+            if self._kind == "process":
+                refuse_nested()
+            self._started = True
+            trio.lowlevel.spawn_system_task(self._live, name="trioipc.default_bridge")
+        if self._home is None:
+            await self._settled.wait()
+            self._refuse_ended()
+        assert self._home is not None
+        return self._home
+
+    async def _live(self) -> None:
+        """Be the system task: open, stay, close. Never raises but what Trio itself throws in."""
+        try:
+            with self._scope:
+                async with AsyncExitStack() as stack:
+                    self._home = await _open_home(
+                        stack, None, self._kind, self._reason, "thread", _DEFAULT_OPTIONS
+                    )
+                    self._settled.set()
+                    await self._closing.wait()
+        except trio.Cancelled:  # the run ends; requests in flight have been aborted
+            raise
+        except BaseException as error:
+            self._error = error
+        finally:
+            self.closed = True
+            self._settled.set()
+            self._ended.set()
+
+    def _refuse_ended(self) -> None:
+        if self._error is not None:
+            self._tell()
+        if self.closed:
+            raise trio.ClosedResourceError("the default bridge is closed")
+        if self._token is not trio.lowlevel.current_trio_token():
+            raise RuntimeError("this default bridge belongs to another trio.run")
+
+    def _tell(self) -> NoReturn:
+        """Raise what ended the task, in a new exception: several may ask."""
+        self.told = True
+        if self._home is None:
+            raise WorkerStartError("the default bridge could not be opened") from self._error
+        raise WorkerError("the default bridge has broken") from self._error
+
+    async def close(self) -> None:
+        """Take no new requests, serve those under way, end. If cancelled, abort them."""
+        self.closed = True
+        if not self._started:
+            await trio.lowlevel.checkpoint()
+            return
+        self._closing.set()
+        try:
+            await self._ended.wait()
+        except BaseException:
+            # As for a block that is left by an exception; bounded by the graces and a kill.
+            self._scope.cancel()
+            with trio.CancelScope(shield=True):
+                await self._ended.wait()
+            raise
+
+
+_DEFAULT_OPTIONS: dict[str, Any] = {}
+
+# {run: (what to ask, and the bridge that asks it)}
+_default: RunVar[tuple[_DefaultHome, WorkerBridge] | None] = RunVar("trioipc_default_bridge", None)
+
+
+def default_bridge() -> WorkerBridge:
+    """Return the bridge of this `trio.run`, for programs that do not want to open one.
+
+    Starts nothing: the first operation does. The workers live until the main task ends or
+    `close_default_bridge`; requests that are then still in flight are aborted, and later calls
+    raise `trio.ClosedResourceError`. It works on threads where no process can be started.
+
+    If it breaks, the next call raises a `WorkerError`; after that there is a new one here.
+
+    Raises:
+      RuntimeError: outside of `trio.run`.
+      ValueError: if ``TRIOIPC_PLACEMENT`` is none of those that there are.
+    """
+    known = _current()
+    if known is not None and not known[0].told:
+        return known[1]
+    home = _DefaultHome(trio.lowlevel.current_trio_token(), *_placement_of(None))
+    bridge = _build(home)
+    _default.set((home, bridge))
+    return bridge
+
+
+async def close_default_bridge() -> None:
+    """Close the default bridge of this `trio.run`, as at the end of an ``async with`` block.
+
+    Requests under way are served. The next `default_bridge` is a new one. Without an open one,
+    does nothing.
+
+    Raises:
+      RuntimeError: outside of `trio.run`.
+
+    Cancellation: a checkpoint. If cancelled, requests under way are aborted; it is closed anyway.
+    """
+    known = _current()
+    if known is None:
+        await trio.lowlevel.checkpoint()
+        return
+    _default.set(None)
+    await known[0].close()
+
+
+def _current() -> tuple[_DefaultHome, WorkerBridge] | None:
+    try:
+        return _default.get()
+    except RuntimeError:
+        raise RuntimeError("the default bridge exists only inside of trio.run") from None

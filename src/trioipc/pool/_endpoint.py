@@ -1,0 +1,167 @@
+"""The one seam to what executes: processes and threads today, a distributed engine later.
+
+Nothing above it may know which it is talking to. An `Engine` prepares calls and makes endpoints; an
+`Endpoint` is one worker, for as long as that lives.
+
+Rules:
+
+- Everything here but `Endpoint.live` is synchronous, never blocks, and does not raise when the
+  worker is gone: `live` will say so soon enough.
+- A call that was posted is answered exactly once through ``hear``, or `live` returns without an
+  answer to it, which means that it died with the worker.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Protocol
+
+import attrs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from outcome import Outcome
+
+
+@attrs.frozen
+class Snapshot:
+    """What a worker has written about one request, at one moment."""
+
+    started: bool
+    """Whether it has taken the request up."""
+
+    seconds: float = 0.0
+    """Since then."""
+
+    value: int = 0
+    total: int = 0
+    phase: str | None = None
+
+    ticks: int = 0
+    """How often the function has looked whether it is cancelled."""
+
+    written: bool = False
+    """Whether the function has said anything about its progress."""
+
+
+@attrs.frozen
+class Death:
+    """How a worker ended."""
+
+    exitcode: int | None = None
+    """Negative for signals; None if it could not be learnt."""
+
+    error: BaseException | None = None
+    """Why it could not even be started, or what else went wrong with it."""
+
+
+class Call(Protocol):
+    """A function and its arguments, as an engine likes them."""
+
+    @property
+    def loads(self) -> bool:
+        """Whether something must be copied to shared memory before the call can be posted."""
+
+    async def load(self) -> None:
+        """Copy it. Cancel-safe; may be called again after a cancel."""
+
+    def drop(self) -> None:
+        """Let go of what `load` made; the call may be loaded again."""
+
+
+class Answer(Protocol):
+    """How a function ended."""
+
+    @property
+    def kind(self) -> str:
+        """``"value"``, ``"error"``, ``"exit"``, ``"payload"``, ``"skipped"`` or ``"stopped"``."""
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the interrupt rung has raised in the function."""
+
+    def unpack(self) -> Outcome[Any]:
+        """Return the value, or the exception as it comes home; once. Unpickles."""
+
+    def drop(self) -> None:
+        """Let go of what the answer holds, without looking."""
+
+
+class Engine(ABC):
+    """Makes workers of one kind, and calls that they understand."""
+
+    places: int
+    """How many requests one worker holds at a time."""
+
+    @abstractmethod
+    def prepare(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Call:
+        """Make a call of a function and its arguments.
+
+        Raises:
+          PayloadError: if they cannot travel.
+          TypeError: if workers of this kind do not run such functions.
+        """
+
+    @abstractmethod
+    def endpoint(self) -> Endpoint:
+        """Make a worker, not started yet."""
+
+    def operations(self) -> tuple[tuple[str, str, bool], ...]:
+        """Return ``(channel, name, idempotent)`` of every operation that the workers know."""
+        return ()
+
+
+class Endpoint(ABC):
+    """One worker."""
+
+    pid: int | None = None
+    """Its process; None before it is known, and for threads that of this process."""
+
+    @abstractmethod
+    async def live(self, ready: Callable[[], None], hear: Callable[[int, Answer], None]) -> Death:
+        """Start the worker and stay until it is gone.
+
+        When cancelled, kills the worker and returns when it is gone.
+
+        Args:
+          ready: Called once, when calls can be posted.
+          hear: Called with the generation and the answer of each call, as they come.
+        """
+
+    @abstractmethod
+    def post(self, call: Call, slot: int, generation: int, serial: int, limit: float) -> None:
+        """Send a call.
+
+        Args:
+          call: From `Engine.prepare`, loaded.
+          slot: Which of the worker's places it takes.
+          generation: Its number, never used again.
+          serial: The number of its request, for its name.
+          limit: For how many seconds the function may run.
+        """
+
+    @abstractmethod
+    def cancel(self, slot: int, generation: int, reason: str | None) -> None:
+        """Set the cancel word: the function's next checkpoint raises."""
+
+    @abstractmethod
+    def interrupt(self) -> bool:
+        """Interrupt the function that is cancelled; return False if there is no such rung."""
+
+    @abstractmethod
+    def kill(self) -> bool:
+        """Kill the worker; return False if there is no such rung."""
+
+    @abstractmethod
+    def look(self, slot: int, generation: int) -> Snapshot:
+        """Read what the worker has written about a request."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Ask an idle worker to end, so that `live` returns."""
+
+    def histograms(self) -> memoryview | None:
+        """Return the worker's time counts: run, queue and total; None if nobody counts."""
+        return None

@@ -1,0 +1,214 @@
+"""Calls and answers of worker processes: pickles, and shared memory for what is big."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import time
+from itertools import count
+from typing import TYPE_CHECKING, final
+
+import trio
+from outcome import Error, Value
+
+from trioipc._errors import PayloadError, RequestExitError
+from trioipc.memory._segment import Segment, create
+from trioipc.protocol._codec import (
+    ERROR,
+    EXIT,
+    INTERRUPTED,
+    NONE,
+    PAYLOAD,
+    SKIPPED,
+    STOPPED,
+    VALUE,
+    Encoded,
+    decode,
+    encode,
+    lift,
+    payload_error,
+    with_places,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from outcome import Outcome
+
+# How much the parent copies between two checkpoints: 0.06 ms warm, 0.3 ms cold.
+COPY_STEP = 512 << 10
+
+# A cache line: no two buffers share one.
+_ALIGNMENT = 64
+
+_segment_numbers = count()
+
+
+@final
+class ProcessCall:
+    """A pickled call; its big buffers are copied to shared memory when it has a place."""
+
+    __slots__ = (
+        "_encoded",
+        "_places",
+        "number",
+        "pickled_function",
+        "segment",
+        "segment_number",
+        "submitted_at",
+    )
+
+    def __init__(self, number: int, pickled_function: bytes, encoded: Encoded | None) -> None:
+        self.number = number
+        self.pickled_function = pickled_function
+        self._encoded = encoded
+        self.segment: Segment | None = None
+        self.segment_number = 0
+        self._places: list[tuple[int, int, int]] = []
+        self.submitted_at = time.perf_counter_ns()
+
+    @property
+    def loads(self) -> bool:
+        """Whether `load` has something to copy."""
+        return self._encoded is not None and bool(self._encoded.buffers) and self.segment is None
+
+    async def load(self) -> None:
+        """Copy the buffers in steps, between which the event loop has its turn."""
+        assert self._encoded is not None
+        offsets = []
+        size = 0
+        for buffer in self._encoded.buffers:
+            offsets.append(size)
+            size += -(-len(buffer) // _ALIGNMENT) * _ALIGNMENT
+        segment = create(size)
+        with memoryview(segment.memory) as target:
+            for buffer, offset in zip(self._encoded.buffers, offsets, strict=True):
+                for start in range(0, len(buffer), COPY_STEP):
+                    step = memoryview(buffer)[start : start + COPY_STEP]
+                    target[offset + start : offset + start + len(step)] = step
+                    await trio.lowlevel.checkpoint()
+        number = next(_segment_numbers)
+        self._places = [
+            (number, offset, len(buffer))
+            for buffer, offset in zip(self._encoded.buffers, offsets, strict=True)
+        ]
+        self.segment, self.segment_number = segment, number
+
+    def drop(self) -> None:
+        """Let go of the copy."""
+        self.segment = None
+
+    def body(self) -> bytes:
+        """Return the body of the call's frame."""
+        return b"" if self._encoded is None else with_places(self._encoded, self._places)
+
+    def flags(self) -> int:
+        """Return the flags of the call's frame."""
+        return 0 if self._encoded is None else self._encoded.flags
+
+
+_KINDS = {
+    NONE: "value",
+    VALUE: "value",
+    ERROR: "error",
+    EXIT: "exit",
+    PAYLOAD: "payload",
+    SKIPPED: "skipped",
+    STOPPED: "stopped",
+}
+
+
+@final
+class ProcessAnswer:
+    """How a function in a worker process ended."""
+
+    __slots__ = ("_body", "_flags", "_kind", "_views")
+
+    def __init__(self, kind: int, flags: int, body: bytes, views: list[memoryview]) -> None:
+        self._kind = kind
+        self._flags = flags
+        self._body = body
+        self._views = views
+
+    @property
+    def kind(self) -> str:
+        """How it ended; see `Answer.kind`."""
+        return _KINDS[self._kind]
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the interrupt rung has raised in the function."""
+        return bool(self._flags & INTERRUPTED)
+
+    def unpack(self) -> Outcome[Any]:
+        """Unpickle it; see `Answer.unpack`."""
+        if self._kind == NONE:
+            return Value(None)
+        try:
+            value = decode(self._body, self._flags, self._views)
+        except (Exception, SystemExit) as error:
+            lost = payload_error(f"the {self.kind} that came back", error)
+            lost.__cause__ = error
+            return Error(lost)
+        finally:
+            self.drop()
+        if self._kind == VALUE:
+            return Value(value)
+        if self._kind == EXIT:
+            return Error(exit_error(*value))
+        return Error(value)
+
+    def drop(self) -> None:
+        """Let go of the bytes."""
+        self._body = b""
+        self._views = []
+
+
+def exit_error(type_name: str, code: object, text: str) -> RequestExitError:
+    """Say that a function raised what is no Exception."""
+    shown = type_name if code is None else f"{type_name}({code!r})"
+    error = RequestExitError(f"the function raised {shown}", type_name=type_name, code=code)
+    error.add_note(text.rstrip())
+    return error
+
+
+def refuse_asynchronous(function: Callable[..., Any]) -> None:
+    """Refuse functions that a cpu worker cannot call to the end.
+
+    Raises:
+      TypeError: if it is asynchronous or a generator.
+    """
+    name = function_name(function)
+    if inspect.iscoroutinefunction(function):
+        raise TypeError(f"{name} is asynchronous; only workers of kind='io' run it")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise TypeError(f"{name} is a generator; its items come home by stream(), not run()")
+
+
+def function_name(function: object) -> str:
+    """Return how a function is called, for people."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    module = getattr(function, "__module__", None) or type(function).__module__
+    name = getattr(function, "__qualname__", None) or type(function).__qualname__
+    return f"{module}.{name}"
+
+
+def cannot_pickle(
+    function: Callable[..., Any], arguments: tuple[Any, ...], error: BaseException
+) -> PayloadError:
+    """Find out what of a call cannot be pickled, and say it."""
+    name = function_name(function)
+    try:
+        encode(function)
+    except (Exception, SystemExit) as reason:
+        return payload_error(f"the function {name} cannot be sent to a worker", reason)
+    for index, argument in enumerate(arguments):
+        try:
+            encode(lift(argument))
+        except (Exception, SystemExit) as reason:
+            kind = type(argument).__qualname__
+            what = f"argument {index} of {name}, of type {kind}, cannot be sent to a worker"
+            return payload_error(what, reason)
+    return payload_error(f"the arguments of {name} cannot be sent to a worker", error)

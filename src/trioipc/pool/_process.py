@@ -1,0 +1,536 @@
+"""A worker process: one trio-parallel call that lasts as long as the worker.
+
+trio-parallel gives life and death; its waits are trusted for reaping only, since some of them hang,
+shielded, on grandchildren or closed descriptors. So:
+
+Rule 1: as soon as the handshake names the process, a pidfd watches it. It is killed through that,
+    and found dead by that, before the hosting call is cancelled.
+Rule 2: what the hosting call raises means one thing: the process is gone. What that means for a
+    request is decided after its stream has been read to the end.
+Rule 3: nothing here is ended by a cancel scope from outside, only by `kill` and `close`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import types
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, final
+
+import attrs
+import trio
+import trio_parallel
+from trio.lowlevel import enable_ki_protection
+
+from trioipc import __version__
+from trioipc._errors import IPCError, RemoteProtocolError, WorkerStartError
+from trioipc.memory._board import (
+    HISTOGRAM,
+    HISTOGRAMS,
+    SLOT,
+    SUBMITTED_AT,
+    board_bytes,
+)
+from trioipc.memory._segment import Segment, adopt, create
+from trioipc.pool._endpoint import Death, Endpoint, Engine, Snapshot
+from trioipc.pool._payload import ProcessAnswer, ProcessCall, cannot_pickle, refuse_asynchronous
+from trioipc.pool._slot import set_cancel, set_limit, snapshot
+from trioipc.pool._wires import Listener, ParentWires, hand_over, listen
+from trioipc.protocol._codec import (
+    BESIDE,
+    CALL,
+    FROM_WORKER,
+    INLINE,
+    READY,
+    TO_WORKER,
+    VERSION,
+    decode,
+    define_frame,
+    encode,
+    lift_arguments,
+    places_of,
+    split_frames,
+)
+from trioipc.worker._serve import retire, serve
+from trioipc.worker._wires import Ticket, receive_segment, send_segment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from multiprocessing.process import BaseProcess
+    from typing import Any
+
+    from trioipc.pool._endpoint import Answer, Call
+
+_READ_SIZE = 64 << 10
+
+# The longest a worker waits for us in the handshake: sockets take no infinity.
+_HANDSHAKE_SECONDS = 3600.0
+
+# How long leaving waits for a worker that has nothing left to do but end its interpreter.
+_EXIT_SECONDS = 2.0
+
+# No token of Trio's thread limiter in this time: its threads may all be waiting for this pool.
+_THREAD_SECONDS = 0.1
+
+# Functions that are the same wherever they are loaded, so that their pickle is sent only once.
+_PLAIN = (types.FunctionType, types.BuiltinFunctionType)
+
+_GUARD_HINT = (
+    "Its own error is on stderr. Most often the main module opens a pool without "
+    "`if __name__ == '__main__':` around it: a worker process imports that module again."
+)
+
+
+def refuse_nested() -> None:
+    """Refuse to start workers where they cannot be: in a process that is itself starting.
+
+    Raises:
+      WorkerStartError: in a worker, or in a child that imports an unguarded main module.
+    """
+    process = multiprocessing.current_process()
+    if getattr(process, "_inheriting", False):
+        raise WorkerStartError(
+            "a process that is still starting cannot start workers: the main module opens a "
+            "pool without `if __name__ == '__main__':` around it"
+        )
+    if process.daemon:
+        raise WorkerStartError("a worker process cannot start worker processes of its own")
+
+
+@final
+@attrs.define(eq=False)
+class ProcessEngine(Engine):
+    """Makes worker processes.
+
+    Args:
+      name: The pool's name.
+      modules: What each worker loads before it is ready.
+      start_timeout: Seconds until a worker that is not ready has failed.
+      places: How many requests a worker holds at a time.
+    """
+
+    name: str
+    modules: tuple[str, ...] = ()
+    start_timeout: float = 30.0
+    places: int = 1
+    _functions: dict[Any, tuple[int, bytes]] = attrs.field(factory=dict, init=False)
+    known_operations: tuple[tuple[str, str, bool], ...] = attrs.field(default=(), init=False)
+
+    def prepare(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Call:
+        """Pickle a call; see `Engine.prepare`."""
+        if type(function) not in _PLAIN:
+            return self._prepare_inline(function, arguments)
+        known = self._functions.get(function)
+        if known is None:
+            refuse_asynchronous(function)
+            try:
+                pickled = pickle.dumps(function, 5)
+            except (Exception, SystemExit) as error:
+                raise cannot_pickle(function, (), error) from error
+            known = self._functions[function] = len(self._functions), pickled
+        number, pickled = known
+        if not arguments:
+            return ProcessCall(number, pickled, None)
+        try:
+            return ProcessCall(number, pickled, encode(lift_arguments(arguments)))
+        except (Exception, SystemExit) as error:
+            raise cannot_pickle(function, arguments, error) from error
+
+    def _prepare_inline(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Call:
+        if not callable(function):
+            raise TypeError(f"the function must be callable, not {type(function).__name__}")
+        refuse_asynchronous(function)
+        try:
+            return ProcessCall(INLINE, b"", encode((function, lift_arguments(arguments))))
+        except (Exception, SystemExit) as error:
+            raise cannot_pickle(function, arguments, error) from error
+
+    def endpoint(self) -> Endpoint:
+        """Make a worker process, not started yet."""
+        return ProcessEndpoint(self)
+
+    def operations(self) -> tuple[tuple[str, str, bool], ...]:
+        """Return what the last worker that became ready has registered."""
+        return self.known_operations
+
+
+@final
+class ProcessEndpoint(Endpoint):
+    """One worker process."""
+
+    def __init__(self, engine: ProcessEngine) -> None:
+        self._engine = engine
+        self._board: Segment = create(board_bytes(engine.places))
+        cells = self._board.cells()
+        self._slots = [cells[i * SLOT : (i + 1) * SLOT] for i in range(engine.places)]
+        self._histogram_cells = cells[engine.places * SLOT :]
+        self._known: set[int] = set()  # functions that the worker has been sent
+        self._wires: ParentWires | None = None
+        self._pidfd: int | None = None
+        self._process: BaseProcess | None = None
+        self._sentinel_writer: int | None = None
+        self._call_scope = trio.CancelScope(shield=True)
+        self._call_error: BaseException | None = None
+        self._called = trio.Event()
+        self._connected = trio.Event()
+        self._started = trio.Event()
+        self._start_scope = trio.CancelScope()
+        self._unsent: list[bytes] = []
+        self._wake_writer = trio.Event()
+        self._broken: BaseException | None = None
+        self._killed = False
+        self._closing = False
+        self._sent = 0  # segments
+        self._rest = b""
+        self._received: dict[int, Segment] = {}  # {number: segment of an answer to come}
+
+    # -- life -------------------------------------------------------------------------------
+
+    @enable_ki_protection
+    async def live(self, ready: Callable[[], None], hear: Callable[[int, Answer], None]) -> Death:
+        """Host the process; see `Endpoint.live`."""
+        self._ready, self._hear = ready, hear
+        with trio.CancelScope(shield=True):
+            try:
+                async with trio.open_nursery() as nursery:
+                    error = await self._start(nursery)
+                    if error is not None:
+                        self.kill()
+                    if self._pidfd is not None or error is None:
+                        await self._wait_dead()
+                    self._drain()
+                    await self._reap(nursery)
+            finally:
+                self._release()
+        return Death(self._exitcode(), error or self._broken)
+
+    async def _start(self, nursery: trio.Nursery) -> BaseException | None:
+        """Start the process until it is ready; return what went wrong."""
+        try:
+            with listen() as listener:
+                nursery.start_soon(self._host, self._ticket(listener))
+                nursery.start_soon(self._lend_thread, self._connected)
+                self._start_scope.deadline = trio.current_time() + self._engine.start_timeout
+                with self._start_scope:
+                    await self._connect(listener, nursery)
+                    await self._started.wait()
+        except (OSError, IPCError) as error:
+            return self._start_error(error)
+        if self._started.is_set():
+            return None
+        return self._start_error(self._call_error)
+
+    def _ticket(self, listener: Listener) -> Ticket:
+        return Ticket(
+            address=listener.address,
+            token=listener.token,
+            version=__version__,
+            protocol=VERSION,
+            name=self._engine.name,
+            modules=self._engine.modules,
+            slots=self._engine.places,
+            board_bytes=self._board.size,
+            timeout=min(self._engine.start_timeout, _HANDSHAKE_SECONDS),
+        )
+
+    async def _connect(self, listener: Listener, nursery: trio.Nursery) -> None:
+        control, pid = await listener.accept()
+        self.pid = pid
+        try:
+            self._watch(pid)
+            self._wires = hand_over(control, self._board)
+        except BaseException:
+            control.close()
+            raise
+        self._board.release()
+        self._connected.set()
+        nursery.start_soon(self._read)
+        nursery.start_soon(self._write)
+
+    def _watch(self, pid: int) -> None:
+        if sys.platform == "linux" and hasattr(os, "pidfd_open"):
+            self._pidfd = os.pidfd_open(pid)
+            children = multiprocessing.active_children()
+            self._process = next((child for child in children if child.pid == pid), None)
+            if self._process is not None:
+                # While somebody can write to its sentinel, trio-parallel does not take a process
+                # for dead that has merely closed its descriptors, and block in join() on it.
+                path = f"/proc/self/fd/{self._process.sentinel}"
+                with contextlib.suppress(OSError):
+                    self._sentinel_writer = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+
+    async def _host(self, ticket: Ticket) -> None:
+        """Be the one trio-parallel call that the worker lives in."""
+        try:
+            with self._call_scope:
+                async with trio_parallel.open_worker_context(
+                    idle_timeout=math.inf, retire=retire, grace_period=_EXIT_SECONDS
+                ) as context:
+                    await context.run_sync(
+                        serve, ticket, kill_on_cancel=True, limiter=nullcontext()
+                    )
+        except Exception as error:
+            self._call_error = error
+        finally:
+            self._called.set()
+            self._start_scope.cancel()
+
+    async def _lend_thread(self, until: trio.Event) -> None:
+        """Let trio-parallel have a thread, though all of Trio's may be waiting for this pool."""
+        with trio.move_on_after(_THREAD_SECONDS):
+            await until.wait()
+            return
+        limiter = trio.to_thread.current_default_thread_limiter()
+        if limiter.available_tokens > 0:
+            return
+        limiter.total_tokens += 1
+        try:
+            await until.wait()
+        finally:
+            limiter.total_tokens -= 1
+
+    async def _wait_dead(self) -> None:
+        if self._pidfd is None:
+            await self._called.wait()
+        else:
+            await trio.lowlevel.wait_readable(self._pidfd)
+
+    async def _reap(self, nursery: trio.Nursery) -> None:
+        """End the hosting call, which now has nothing to wait for."""
+        self._connected.set()
+        self._exitcode()  # reaps, so that trio-parallel has nothing to wait for
+        self._close_sentinel_writer()
+        if not self._closing:
+            self._call_scope.cancel()
+        nursery.start_soon(self._lend_thread, self._called)
+        with trio.move_on_after(_EXIT_SECONDS):
+            await self._called.wait()
+        self._call_scope.cancel()
+        while not self._called.is_set():
+            # A grandchild holds the sentinel, and trio-parallel waits for it, shielded.
+            if self._process is not None:
+                trio.lowlevel.notify_closing(self._process.sentinel)
+            with trio.move_on_after(_THREAD_SECONDS):
+                await self._called.wait()
+        nursery.cancel_scope.cancel()
+
+    def _exitcode(self) -> int | None:
+        if self._process is not None:
+            with contextlib.suppress(ValueError):  # closed by trio-parallel
+                return self._process.exitcode
+        error = self._call_error
+        if isinstance(error, trio_parallel.BrokenWorkerError):
+            code: int | None = getattr(error.args[-1], "exitcode", None)
+            return code
+        return None
+
+    def _start_error(self, cause: BaseException | None) -> WorkerStartError:
+        if isinstance(cause, WorkerStartError):
+            return cause
+        if self._start_scope.cancelled_caught and not self._called.is_set():
+            why = f"it was not ready within {self._engine.start_timeout} s (start_timeout)"
+        elif isinstance(cause, trio_parallel.BrokenWorkerError):
+            why = f"it died with exit code {self._exitcode()} before it could report. {_GUARD_HINT}"
+        else:
+            why = f"{type(cause).__name__}: {cause}" if cause else "it ended at once"
+        error = WorkerStartError(f"a worker process could not be started: {why}")
+        error.__cause__ = cause
+        return error
+
+    def _release(self) -> None:
+        if self._wires is not None:
+            self._wires.close()
+        self._board.release()
+        self._close_sentinel_writer()
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+            self._pidfd = None
+
+    def _close_sentinel_writer(self) -> None:
+        if self._sentinel_writer is not None:
+            os.close(self._sentinel_writer)
+            self._sentinel_writer = None
+
+    # -- frames -----------------------------------------------------------------------------
+
+    @enable_ki_protection
+    async def _read(self) -> None:
+        assert self._wires is not None
+        answers = self._wires.answers
+        while True:
+            await trio.lowlevel.wait_readable(answers)
+            if not self._read_once(answers):
+                break
+        if not self._closing:  # its end of the pipe is gone, but it may live
+            self.kill()
+
+    def _read_once(self, answers: int) -> bool:
+        """Handle what has arrived; return False at the end."""
+        try:
+            data = os.read(answers, _READ_SIZE)
+        except BlockingIOError:
+            return True
+        if not data:
+            return False
+        try:
+            self._rest = split_frames(
+                self._rest + data if self._rest else data, FROM_WORKER, self._handle
+            )
+        except Exception as error:  # whatever it is, this stream can no longer be trusted
+            self._broken = error
+            return False
+        return True
+
+    def _drain(self) -> None:
+        """Read what a dead process has left in its pipe: its answers are still answers."""
+        if self._wires is None or self._broken is not None:
+            return
+        answers = self._wires.answers
+        while True:
+            try:
+                data = os.read(answers, _READ_SIZE)
+            except BlockingIOError:  # a grandchild holds the other end
+                return
+            if not data:
+                return
+            try:
+                self._rest = split_frames(self._rest + data, FROM_WORKER, self._handle)
+            except Exception as error:
+                self._broken = error
+                return
+
+    def _handle(self, head: tuple[Any, ...], body: bytes) -> None:
+        _, kind, flags, slot, generation = head
+        if kind == READY:
+            _, self._engine.known_operations = decode(body, flags, ())
+            self._started.set()
+            self._ready()
+            return
+        views: list[memoryview] = []
+        if flags & BESIDE:
+            places, body = places_of(body, flags)
+            views = [self._at(*place) for place in places]
+            self._received.clear()
+        self._hear(generation, ProcessAnswer(kind, flags, body, views))
+
+    def _at(self, number: int, offset: int, length: int) -> memoryview:
+        assert self._wires is not None
+        while number not in self._received:
+            arrived, size, descriptor = receive_segment(self._wires.control)
+            try:
+                segment = adopt(descriptor, size)
+            except ValueError as error:
+                os.close(descriptor)
+                raise RemoteProtocolError(str(error)) from error
+            segment.release()
+            self._received[arrived] = segment
+        segment = self._received[number]
+        if offset + length > segment.size:
+            raise RemoteProtocolError(
+                f"{length} bytes at {offset} of a segment of {segment.size} bytes"
+            )
+        return memoryview(segment.memory)[offset : offset + length]
+
+    def post(self, call: Call, slot: int, generation: int, serial: int, limit: float) -> None:
+        """Send a call in one write, or leave the rest to the writer; see `Endpoint.post`."""
+        assert isinstance(call, ProcessCall)
+        cells = self._slots[slot]
+        set_limit(cells, limit)
+        cells[SUBMITTED_AT] = call.submitted_at
+        number = call.number
+        frame = call.body()
+        flags = call.flags()
+        frame = TO_WORKER.pack(len(frame), CALL, flags, slot, number, generation, serial) + frame
+        if number != INLINE and number not in self._known:
+            self._known.add(number)
+            frame = define_frame(number, call.pickled_function) + frame
+        wires = self._wires
+        if wires is None or wires.calls < 0:
+            return
+        if call.segment is not None:
+            with contextlib.suppress(OSError):  # it is dying; `live` will say so
+                send_segment(wires.control, call.segment_number, call.segment)
+        self._send(wires, frame)
+
+    def _send(self, wires: ParentWires, frame: bytes) -> None:
+        if self._unsent:
+            self._unsent.append(frame)
+            return
+        try:
+            written = os.write(wires.calls, frame)
+        except BlockingIOError:
+            written = 0
+        except OSError:  # it is dying; `live` will say so
+            return
+        if written < len(frame):
+            self._unsent.append(frame[written:])
+            self._wake_writer.set()
+
+    @enable_ki_protection
+    async def _write(self) -> None:
+        """Send what the pipe would not take at once; almost never has anything to do."""
+        assert self._wires is not None
+        while True:
+            await self._wake_writer.wait()
+            self._wake_writer = trio.Event()
+            while self._unsent:
+                try:
+                    await trio.lowlevel.wait_writable(self._wires.calls)
+                    data = b"".join(self._unsent)
+                    written = os.write(self._wires.calls, data)
+                except BlockingIOError:
+                    continue
+                except (OSError, trio.ClosedResourceError):
+                    return
+                self._unsent = [data[written:]] if written < len(data) else []
+
+    # -- rungs ------------------------------------------------------------------------------
+
+    def cancel(self, slot: int, generation: int, reason: str | None) -> None:
+        """Set the cancel word; see `Endpoint.cancel`."""
+        set_cancel(self._slots[slot], generation, reason)
+
+    def interrupt(self) -> bool:
+        """Signal the worker to look at its slot."""
+        return self._signal(getattr(signal, "SIGUSR1", None))
+
+    def kill(self) -> bool:
+        """Kill the worker; also one that is still starting."""
+        self._killed = True
+        if self._pidfd is None:
+            self._call_scope.cancel()
+        else:
+            self._signal(signal.SIGKILL)
+        return True
+
+    def _signal(self, number: int | None) -> bool:
+        # By the pidfd: after a reap, a pid may belong to a stranger.
+        if self._pidfd is None or number is None or sys.platform != "linux":
+            return False
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, number)
+        return True
+
+    def close(self) -> None:
+        """Close the pipe of the calls, at which the worker ends; see `Endpoint.close`."""
+        self._closing = True
+        if self._wires is None:
+            self.kill()
+        else:
+            self._wires.close_calls()
+
+    # -- looking ----------------------------------------------------------------------------
+
+    def look(self, slot: int, generation: int) -> Snapshot:
+        """Read a slot; see `Endpoint.look`."""
+        return snapshot(self._slots[slot], generation)
+
+    def histograms(self) -> memoryview:
+        """Return the worker's time counts."""
+        return self._histogram_cells[: HISTOGRAMS * HISTOGRAM]

@@ -1,0 +1,59 @@
+"""The parent's side of a slot, whatever kind of memory it is in."""
+
+from __future__ import annotations
+
+import math
+import time
+
+from trioipc.memory._board import (
+    CANCEL,
+    DEFAULT_TOTAL,
+    DONE,
+    LIMIT,
+    PHASE,
+    REASON,
+    STARTED_AT,
+    STATE,
+    TICK,
+    TOTAL,
+    clear_text,
+    read_text,
+    write_text,
+)
+from trioipc.pool._endpoint import Snapshot
+
+_NOT_STARTED = Snapshot(started=False)
+
+
+def set_limit(cells: memoryview, seconds: float) -> None:
+    """Say how long the function may run."""
+    cells[LIMIT] = 0 if seconds == math.inf else max(1, int(seconds * 1e9))
+
+
+def set_cancel(cells: memoryview, generation: int, reason: str | None) -> None:
+    """Set the cancel word.
+
+    No fence here, and no claim that the function has not started: a worker that sees the word
+    before it starts says so in an answer, which costs nothing while calls go out one by one.
+    """
+    if reason is None:
+        clear_text(cells, REASON)
+    else:
+        write_text(cells, REASON, reason)
+    cells[CANCEL] = generation
+
+
+def snapshot(cells: memoryview, generation: int) -> Snapshot:
+    """Read what the worker has written about ``generation``."""
+    if cells[STATE] >> 2 != generation:
+        return _NOT_STARTED
+    value, total, phase = cells[DONE], cells[TOTAL], read_text(cells, PHASE)
+    return Snapshot(
+        started=True,
+        seconds=(time.perf_counter_ns() - cells[STARTED_AT]) / 1e9,
+        value=value,
+        total=total,
+        phase=phase,
+        ticks=cells[TICK],
+        written=bool(value or total != DEFAULT_TOTAL or phase),
+    )

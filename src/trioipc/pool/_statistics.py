@@ -1,0 +1,153 @@
+"""What a pool has done, as numbers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, final
+
+import attrs
+
+from trioipc.memory._board import HISTOGRAM, HISTOGRAM_MAXIMUM, HISTOGRAMS, QUEUE, RUN, WHOLE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from trioipc.protocol._lifecycle import WorkerState
+
+
+@final
+@attrs.frozen
+class Histogram:
+    """How long something took, in seconds; percentiles are exact to a fifth."""
+
+    count: int
+    """How many were timed."""
+
+    p50: float
+    """Half of them took no longer; 0.0 if there are none, as in all of these."""
+
+    p90: float
+    """Nine in ten took no longer."""
+
+    p99: float
+    """Ninety-nine in a hundred took no longer."""
+
+    max: float
+    """The longest."""
+
+
+@final
+@attrs.frozen
+class WorkerInfo:
+    """One worker, as it is now."""
+
+    pid: int | None
+    """Its process id; None before it is known."""
+
+    state: WorkerState
+    """``"starting"``, ``"idle"``, ``"busy"`` or ``"leaving"``."""
+
+    request_id: str | None
+    """The request that it runs; the oldest, where it runs several."""
+
+    requests: int
+    """How many it has answered."""
+
+    started: float | None
+    """When it became ready, on Trio's clock; None if it is not yet."""
+
+
+@final
+@attrs.frozen
+class PoolStatistics:
+    """A snapshot of a pool."""
+
+    pool_size: int
+    """How many workers it may have."""
+
+    busy_workers: int
+    """How many of them run something."""
+
+    queued_tasks: int
+    """Requests that wait for a worker."""
+
+    total_tasks_processed: int
+    """Requests that have ended, in any way."""
+
+    total_errors: int
+    """Those that ended with anything but a value, cancelled ones excepted."""
+
+    total_cancelled: int
+    """Those that were cancelled."""
+
+    restarts: dict[str, int]
+    """How many workers were replaced, by reason: ``"crashed"``, ``"interrupted"``, ``"killed"``."""
+
+    queue_time: Histogram
+    """From submission until a worker took the request up."""
+
+    run_time: Histogram
+    """From there until the function ended."""
+
+    total_time: Histogram
+    """From submission until the function ended."""
+
+    workers: tuple[WorkerInfo, ...]
+    """The workers there are."""
+
+
+class TimeCounts:
+    """The counts of workers that are gone, to which those of living ones are added."""
+
+    def __init__(self) -> None:
+        self._counts = [0] * (HISTOGRAM * HISTOGRAMS)
+
+    def add(self, cells: memoryview) -> None:
+        """Keep what a worker has counted."""
+        self._counts = _sum(self._counts, cells)
+
+    def histograms(self, living: Iterable[memoryview]) -> tuple[Histogram, Histogram, Histogram]:
+        """Return queue, run and total time over all workers."""
+        counts = self._counts
+        for cells in living:
+            counts = _sum(counts, cells)
+        return (
+            _histogram(counts, QUEUE),
+            _histogram(counts, RUN),
+            _histogram(counts, WHOLE),
+        )
+
+
+def _sum(counts: list[int], cells: memoryview) -> list[int]:
+    total = [a + b for a, b in zip(counts, cells, strict=True)]
+    for which in range(HISTOGRAMS):
+        highest = which * HISTOGRAM + HISTOGRAM_MAXIMUM
+        total[highest] = max(counts[highest], cells[highest])
+    return total
+
+
+def _histogram(counts: list[int], which: int) -> Histogram:
+    base = which * HISTOGRAM
+    buckets = counts[base : base + HISTOGRAM_MAXIMUM]
+    longest = counts[base + HISTOGRAM_MAXIMUM]
+    number = sum(buckets)
+    p50, p90, p99 = (
+        min(_quantile(buckets, number, share), longest) / 1e9 for share in (0.5, 0.9, 0.99)
+    )
+    return Histogram(number, p50, p90, p99, longest / 1e9)
+
+
+def _quantile(buckets: list[int], number: int, share: float) -> int:
+    """Return the upper edge of the bucket in which that share of the times lies."""
+    left = number * share
+    for bucket, amount in enumerate(buckets):
+        left -= amount
+        if amount and left <= 0:
+            return _upper_edge(bucket)
+    return 0
+
+
+def _upper_edge(bucket: int) -> int:
+    if bucket < 16:  # below 8 ns each has its own; there are none from 8 to 15
+        return bucket
+    bits, quarter = bucket >> 2, bucket & 3
+    return (4 + quarter + 1 << bits - 3) - 1

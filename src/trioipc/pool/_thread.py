@@ -1,0 +1,189 @@
+"""A worker that is a thread of this process: the same face, for the fallback.
+
+Its cancel ladder has one rung, the cancel word: a thread cannot be interrupted or killed, and is
+never abandoned.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, final
+
+import attrs
+import trio
+from outcome import Error, Value
+from trio.lowlevel import enable_ki_protection
+
+from trioipc._errors import RequestInterrupt
+from trioipc.memory._board import (
+    CANCEL,
+    DEFAULT_TOTAL,
+    DONE,
+    HISTOGRAM,
+    HISTOGRAMS,
+    PHASE,
+    QUEUE,
+    RUN,
+    SLOT,
+    STARTED_AT,
+    STATE,
+    TICK,
+    TOTAL,
+    WHOLE,
+    count,
+)
+from trioipc.pool._endpoint import Death, Endpoint, Engine, Snapshot
+from trioipc.pool._slot import set_cancel, set_limit, snapshot
+from trioipc.pool._payload import exit_error, refuse_asynchronous
+from trioipc.worker.request import CurrentRequest, set_context_request
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from outcome import Outcome
+
+    from trioipc.pool._endpoint import Answer, Call
+
+
+@final
+@attrs.define(eq=False)
+class ThreadCall:
+    """A call as it is: threads share their memory."""
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    submitted_at: int = attrs.field(factory=time.perf_counter_ns)
+    loads: bool = attrs.field(default=False, init=False)
+
+    async def load(self) -> None:
+        """Do nothing."""
+
+    def drop(self) -> None:
+        """Do nothing."""
+
+
+@final
+@attrs.define(eq=False)
+class ThreadAnswer:
+    """How a function on a thread ended."""
+
+    kind: str
+    _value: Any
+    interrupted: bool = attrs.field(default=False, init=False)
+
+    def unpack(self) -> Outcome[Any]:
+        """Return it; see `Answer.unpack`."""
+        if self.kind == "value":
+            return Value(self._value)
+        return Error(self._value)
+
+    def drop(self) -> None:
+        """Let go of the value."""
+        self._value = None
+
+
+@final
+@attrs.define(eq=False)
+class ThreadEngine(Engine):
+    """Makes worker threads."""
+
+    name: str
+    places: int = attrs.field(default=1, init=False)
+
+    def prepare(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Call:
+        """Make a call; see `Engine.prepare`."""
+        if not callable(function):
+            raise TypeError(f"the function must be callable, not {type(function).__name__}")
+        refuse_asynchronous(function)
+        return ThreadCall(function, arguments)
+
+    def endpoint(self) -> Endpoint:
+        """Make a worker thread, not started yet."""
+        return ThreadEndpoint(self.name)
+
+
+@final
+class ThreadEndpoint(Endpoint):
+    """One worker thread, from Trio's cache while it has something to do."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._cells = memoryview(bytearray((SLOT + HISTOGRAMS * HISTOGRAM) * 8)).cast("Q")
+        self._calls, self._todo = trio.open_memory_channel[tuple[ThreadCall, int, int]](1)
+        # Of its own, so that waiting for threads of the application cannot hold it up.
+        self._limiter = trio.CapacityLimiter(1)
+
+    @enable_ki_protection
+    async def live(self, ready: Callable[[], None], hear: Callable[[int, Answer], None]) -> Death:
+        """Run calls until closed; see `Endpoint.live`."""
+        ready()
+        with trio.CancelScope(shield=True):
+            async for call, generation, serial in self._todo:
+                answer = await trio.to_thread.run_sync(
+                    self._run, call, generation, serial, limiter=self._limiter
+                )
+                self._cells[STATE] = 0
+                hear(generation, answer)
+        return Death()
+
+    def _run(self, call: ThreadCall, generation: int, serial: int) -> Answer:
+        cells = self._cells
+        started = time.perf_counter_ns()
+        cells[DONE], cells[TOTAL], cells[TICK], cells[PHASE] = 0, DEFAULT_TOTAL, 0, 0
+        cells[STARTED_AT] = started
+        cells[STATE] = generation << 2 | 1
+        if cells[CANCEL] == generation:
+            return ThreadAnswer("skipped", None)
+        request = CurrentRequest(cells, generation, f"{self._name}-{serial}", shared=False)
+        set_context_request(request)
+        try:
+            return ThreadAnswer("value", call.function(*call.arguments))
+        except RequestInterrupt:
+            return ThreadAnswer("stopped", None)
+        except Exception as error:
+            return ThreadAnswer("error", error)
+        except BaseException as error:
+            code = error.code if isinstance(error, SystemExit) else None
+            return ThreadAnswer("exit", exit_error(type(error).__qualname__, code, ""))
+        finally:
+            request._end()
+            now = time.perf_counter_ns()
+            for which, since, until in (
+                (RUN, started, now),
+                (QUEUE, call.submitted_at, started),
+                (WHOLE, call.submitted_at, now),
+            ):
+                count(cells, SLOT + which * HISTOGRAM, until - since)
+
+    def post(self, call: Call, slot: int, generation: int, serial: int, limit: float) -> None:
+        """Hand a call to the thread; see `Endpoint.post`."""
+        assert isinstance(call, ThreadCall)
+        set_limit(self._cells, limit)
+        self._calls.send_nowait((call, generation, serial))
+
+    def cancel(self, slot: int, generation: int, reason: str | None) -> None:
+        """Set the cancel word."""
+        set_cancel(self._cells, generation, reason)
+
+    def interrupt(self) -> bool:
+        """Return False: a thread cannot be interrupted."""
+        return False
+
+    def kill(self) -> bool:
+        """End the thread's life after what it runs; a thread cannot be killed."""
+        self.close()
+        return False
+
+    def close(self) -> None:
+        """Take no more calls; `live` returns after the one that runs."""
+        self._calls.close()
+
+    def look(self, slot: int, generation: int) -> Snapshot:
+        """Read the slot; see `Endpoint.look`."""
+        return snapshot(self._cells, generation)
+
+    def histograms(self) -> memoryview:
+        """Return the thread's time counts."""
+        return self._cells[SLOT:]
+

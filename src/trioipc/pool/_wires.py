@@ -1,0 +1,168 @@
+"""What connects a worker process to its parent, seen from the parent.
+
+The other half, and the handshake's story, is in `trioipc.worker._wires`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import os
+import secrets
+import socket
+import struct
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, final
+
+import attrs
+import trio
+
+from trioipc._errors import WorkerStartError
+from trioipc.protocol._codec import VERSION
+from trioipc.worker._wires import HELLO
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from trioipc.memory._segment import Segment
+
+# A child of ours says hello at once; whoever does not is not ours.
+_HELLO_SECONDS = 5.0
+
+
+@final
+@attrs.define(eq=False)
+class Listener:
+    """Waits for one worker at an address that only we and the worker know."""
+
+    address: str
+    token: bytes
+    _socket: trio.socket.SocketType
+
+    async def accept(self) -> tuple[socket.socket, int]:
+        """Wait for the worker of our token; return its control socket and its pid."""
+        while True:
+            connection, _ = await self._socket.accept()
+            pid = await self._greet(connection)
+            if pid is not None:
+                return socket.socket(fileno=connection.detach()), pid
+            connection.close()
+
+    async def _greet(self, connection: trio.socket.SocketType) -> int | None:
+        """Return the pid of a peer that is our child and has our token."""
+        pid = _peer_pid(connection)
+        if pid is not None and not _is_child(pid):
+            return None
+        hello = b""
+        with trio.move_on_after(_HELLO_SECONDS):
+            while len(hello) < HELLO.size:
+                data = await connection.recv(HELLO.size - len(hello))
+                if not data:
+                    return None
+                hello += data
+        if len(hello) < HELLO.size:
+            return None
+        token, said, protocol, version = HELLO.unpack(hello)
+        if not hmac.compare_digest(token, self.token) or pid not in (None, said):
+            return None
+        if protocol != VERSION:
+            found = version.rstrip(b"\0").decode(errors="replace")
+            raise WorkerStartError(
+                f"the worker speaks protocol {protocol} (trioipc {found}), we speak {VERSION}"
+            )
+        return int(said)
+
+
+@contextlib.contextmanager
+def listen() -> Iterator[Listener]:
+    """Open an address for one worker, for as long as the block lasts."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        if sys.platform == "linux":
+            # Abstract: no file, so nothing to clean up and nothing that a crash could leave.
+            address = f"\0trioipc-{secrets.token_hex(16)}"
+        else:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="tipc"))
+            address = str(Path(folder) / "s")  # short: macOS takes 104 bytes
+        listener.bind(address)
+        listener.listen()
+        wrapped = trio.socket.from_stdlib_socket(listener)
+        yield Listener(address, secrets.token_bytes(32), wrapped)
+
+
+def _peer_pid(connection: trio.socket.SocketType) -> int | None:
+    """Ask the kernel who is at the other end; None where it does not say."""
+    if sys.platform != "linux":
+        return None
+    size = struct.calcsize("3i")
+    pid, uid, _ = struct.unpack(
+        "3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+    )
+    return pid if uid == os.getuid() else -1
+
+
+def _is_child(pid: int) -> bool:
+    """Say whether ``pid`` is a child of ours; does not reap it."""
+    if pid <= 0:
+        return False
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
+
+
+@final
+@attrs.define(eq=False)
+class ParentWires:
+    """The parent's ends; see `hand_over`."""
+
+    control: socket.socket
+    calls: int
+    answers: int
+
+    def close_calls(self) -> None:
+        """Close the pipe of the calls, which tells the worker to end."""
+        if self.calls >= 0:
+            trio.lowlevel.notify_closing(self.calls)
+            os.close(self.calls)
+            self.calls = -1
+
+    def close(self) -> None:
+        """Close everything."""
+        self.close_calls()
+        self.control.close()
+        if self.answers >= 0:
+            os.close(self.answers)
+            self.answers = -1
+
+
+def hand_over(control: socket.socket, board: Segment) -> ParentWires:
+    """Make the pipes, and give the worker its ends and the board.
+
+    Raises:
+      OSError: if there is no descriptor left, or the worker is gone.
+    """
+    assert board.descriptor is not None
+    their_calls, calls = os.pipe()
+    try:
+        answers, their_answers = os.pipe()
+    except OSError:
+        os.close(their_calls)
+        os.close(calls)
+        raise
+    wires = ParentWires(control, calls, answers)
+    try:
+        socket.send_fds(control, [b"\0"], [their_calls, their_answers, board.descriptor])
+    except OSError:
+        wires.close()
+        raise
+    finally:
+        os.close(their_calls)
+        os.close(their_answers)
+    control.setblocking(False)
+    os.set_blocking(calls, False)
+    os.set_blocking(answers, False)
+    return wires

@@ -1,0 +1,1 @@
+"""Who says what to whom: messages, frames, life cycles. No I/O and no clock."""

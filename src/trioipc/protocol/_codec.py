@@ -1,0 +1,215 @@
+"""Calls and answers to frames and back; big buffers leave for shared memory.
+
+A frame is a head of fixed size and a body of at most `FRAME_LIMIT` bytes. What is larger does not
+travel in frames but in segments beside them, and the body then begins with a table of places.
+
+Rules:
+
+- Nothing here does I/O or allocates shared memory: `encode` says what must travel beside the
+  frame, the caller puts it somewhere, `with_places` writes down where.
+- A length is checked against its limit before anything of that length is made.
+- Types are kept: ``bytes`` arrive as ``bytes``, ``bytearray`` as ``bytearray``.
+"""
+
+from __future__ import annotations
+
+import pickle
+import struct
+
+from trioipc._errors import PayloadError, RemoteProtocolError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any, TypeAlias
+
+    Buffer: TypeAlias = bytes | bytearray | memoryview
+    # (number of the segment, offset, length)
+    Place: TypeAlias = tuple[int, int, int]
+
+VERSION = 1
+
+# From here on a buffer travels beside the frame. Below it, copying through the pipe is faster.
+OUT_OF_BAND = 8 << 10
+# The longest pickle that travels inside the frame.
+PICKLE_LIMIT = 16 << 10
+# The longest body: a pickle and a table. Far below a pipe's 64 KiB, so that a write never waits.
+FRAME_LIMIT = 48 << 10
+
+# Frames to a worker: length of the body, kind, flags, slot, function, generation, serial number.
+TO_WORKER = struct.Struct("<IBBHIQQ")
+DEFINE, CALL = range(2)
+# The function number of a call whose body holds the function too.
+INLINE = 0xFFFFFFFF
+
+# Frames from a worker: length of the body, kind, flags, slot, generation.
+FROM_WORKER = struct.Struct("<IBBHQ")
+# READY: the worker can be used. The others answer a call: None; a value; an exception of the
+# function; a BaseException of it that is no Exception; a result or exception that could not be
+# pickled; cancelled before it began; stopped by a checkpoint or an interrupt.
+READY, NONE, VALUE, ERROR, EXIT, PAYLOAD, SKIPPED, STOPPED = range(8)
+
+# Flags of a body.
+BESIDE = 1  # it begins with a table of places
+PICKLE_BESIDE = 2  # the pickle itself is at the last place
+# A flag of an answer.
+INTERRUPTED = 4  # the interrupt rung has raised in the function
+
+_COUNT = struct.Struct("<I")
+_PLACE = struct.Struct("<QQQ")
+# More buffers than this would not fit a frame; the rest stays in the pickle.
+_PLACES_LIMIT = 1024
+
+
+class Encoded:
+    """A value as bytes for the frame, and the buffers that travel beside it."""
+
+    __slots__ = ("body", "buffers", "flags")
+
+    def __init__(self, body: bytes, flags: int = 0, buffers: Sequence[Buffer] = ()) -> None:
+        self.body = body
+        self.flags = flags
+        self.buffers = buffers
+
+    def nbytes(self) -> int:
+        """Say how many bytes travel beside the frame."""
+        return sum(len(buffer) for buffer in self.buffers)
+
+
+class _Kept:
+    """A buffer that travels beside the frame and arrives as what it was."""
+
+    __slots__ = ("buffer", "kind")
+
+    def __init__(self, kind: type, buffer: Buffer) -> None:
+        self.kind = kind
+        self.buffer = buffer
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return self.kind, (pickle.PickleBuffer(self.buffer),)
+
+
+_BUFFERS = frozenset((bytes, bytearray, memoryview))
+
+
+def _lift_one(value: Any) -> Any:
+    kind = type(value)
+    if kind is memoryview or (kind in (bytes, bytearray) and len(value) >= OUT_OF_BAND):
+        return _Kept(kind, value)
+    return value
+
+
+def lift(value: Any) -> Any:
+    """Mark the big buffers in ``value``, or one level inside it, to travel beside the frame."""
+    kind = type(value)
+    if kind is tuple or kind is list:
+        if _BUFFERS.isdisjoint(map(type, value)):
+            return value
+        return kind([_lift_one(item) for item in value])
+    if kind is dict:
+        if _BUFFERS.isdisjoint(map(type, value.values())):
+            return value
+        return {key: _lift_one(item) for key, item in value.items()}
+    return _lift_one(value) if kind in _BUFFERS else value
+
+
+def lift_arguments(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Mark the big buffers among ``arguments``, or one level inside them."""
+    return tuple([lift(argument) for argument in arguments])
+
+
+def encode(value: object) -> Encoded:
+    """Pickle ``value``; what `lift` has marked, and big pickle-5 buffers, stay out of the body.
+
+    Raises:
+      Exception: whatever pickling it raises.
+    """
+    views: list[memoryview] = []
+
+    def keep_inside(buffer: pickle.PickleBuffer) -> bool:
+        view = buffer.raw()
+        if len(view) < OUT_OF_BAND or len(views) >= _PLACES_LIMIT:
+            return True
+        views.append(view)
+        return False
+
+    body = pickle.dumps(value, 5, buffer_callback=keep_inside)
+    flags = BESIDE if views else 0
+    if len(body) > PICKLE_LIMIT:
+        return Encoded(b"", BESIDE | PICKLE_BESIDE, (*views, body))
+    return Encoded(body, flags, views)
+
+
+def with_places(encoded: Encoded, places: Sequence[Place]) -> bytes:
+    """Return the body of ``encoded`` whose buffers have been put at ``places``."""
+    if not encoded.buffers:
+        return encoded.body
+    table = b"".join([_PLACE.pack(*place) for place in places])
+    return _COUNT.pack(len(places)) + table + encoded.body
+
+
+def places_of(body: bytes, flags: int) -> tuple[list[Place], bytes]:
+    """Take a body apart into its table of places and the rest.
+
+    Raises:
+      RemoteProtocolError: if the table is longer than the body.
+    """
+    if not flags & BESIDE:
+        return [], body
+    if len(body) < _COUNT.size:
+        raise RemoteProtocolError(f"a body of {len(body)} bytes cannot hold a table")
+    (count,) = _COUNT.unpack_from(body)
+    end = _COUNT.size + count * _PLACE.size
+    if end > len(body):
+        raise RemoteProtocolError(f"a table of {count} places in a body of {len(body)} bytes")
+    places = [_PLACE.unpack_from(body, at) for at in range(_COUNT.size, end, _PLACE.size)]
+    return places, body[end:]  # type: ignore[return-value] # three Q are three ints
+
+
+def decode(rest: Buffer, flags: int, views: Sequence[memoryview]) -> Any:
+    """Unpickle what `encode` made.
+
+    Args:
+      rest: The body behind its table.
+      flags: The frame's flags.
+      views: What is at the places of the table.
+
+    Raises:
+      Exception: whatever unpickling it raises.
+    """
+    if flags & PICKLE_BESIDE:
+        return pickle.loads(views[-1], buffers=views[:-1])
+    return pickle.loads(rest, buffers=views)
+
+
+def define_frame(number: int, function: bytes) -> bytes:
+    """Write the frame that tells a worker a function's number, once."""
+    return TO_WORKER.pack(len(function), DEFINE, 0, 0, number, 0, 0) + function
+
+
+def split_frames(
+    data: bytes, head: struct.Struct, frames: Callable[[tuple[Any, ...], bytes], None]
+) -> bytes:
+    """Give each whole frame in ``data`` to ``frames`` as head and body; return what is left.
+
+    Raises:
+      RemoteProtocolError: if a body would be longer than any that is ever sent.
+    """
+    position, end, size = 0, len(data), head.size
+    while end - position >= size:
+        fields = head.unpack_from(data, position)
+        length = fields[0]
+        if length > FRAME_LIMIT:
+            raise RemoteProtocolError(f"a frame of {length} bytes; at most {FRAME_LIMIT} are sent")
+        body = position + size
+        if end - body < length:
+            break
+        position = body + length
+        frames(fields, data[body:position])
+    return data[position:]
+
+
+def payload_error(what: str, error: BaseException) -> PayloadError:
+    """Say that ``what`` could not be pickled or unpickled, and why."""
+    return PayloadError(f"{what}: {type(error).__name__}: {error}")
+

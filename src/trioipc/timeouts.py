@@ -1,0 +1,6 @@
+"""Timeouts to choose from, in seconds, as in the library that trioipc took its idea from."""
+
+QUICK = 5.0
+NORMAL = 30.0
+LONG = 120.0
+VERY_LONG = 300.0

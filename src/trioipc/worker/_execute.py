@@ -1,0 +1,103 @@
+"""Run one function, so that an interrupt can end it and nothing else.
+
+A signal says only "look at your slot". The handler raises if a function is running (`armed`), if
+the cancel word names *this* request, and if the interrupted frame is none of ours. The last rule is
+what makes it free of races: it never raises between two lines of ours, so it may be sent as often
+as one likes, and a lock of ours is never left behind. A test places it at every opcode.
+"""
+
+from __future__ import annotations
+
+import signal
+
+from trioipc._errors import RequestInterrupt
+from trioipc.memory._board import CANCEL
+from trioipc.protocol._codec import ERROR, EXIT, NONE, STOPPED, VALUE
+from trioipc.worker.request import CurrentRequest, set_process_request
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import CodeType, FrameType
+    from typing import Any, final
+else:
+
+    def final(cls):
+        return cls
+
+
+def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    """Give a C function a frame of Python's, in which it can be interrupted."""
+    return function(*arguments)
+
+
+@final
+class Executor:
+    """Runs functions of this process's main thread, one at a time."""
+
+    __slots__ = ("_armed", "_request", "interrupted")
+
+    def __init__(self) -> None:
+        self._armed = False
+        self._request: CurrentRequest | None = None
+        # Whether the last function was interrupted, even if it swallowed that.
+        self.interrupted = False
+
+    def install(self) -> None:
+        """Listen to the signal of the interrupt rung."""
+        if hasattr(signal, "SIGUSR1"):
+            signal.signal(signal.SIGUSR1, self.on_signal)
+
+    def on_signal(self, signum: int, frame: FrameType | None) -> None:
+        """Raise in the function that runs, if it is the one to be interrupted."""
+        request = self._request
+        if not self._armed or request is None or request._shields:
+            return
+        if request._cells[CANCEL] != request._generation:
+            return
+        if frame is not None and frame.f_code in OURS:
+            return
+        self.interrupted = True
+        raise RequestInterrupt
+
+    def run(
+        self, request: CurrentRequest, function: Callable[..., Any], arguments: tuple[Any, ...]
+    ) -> tuple[int, Any]:
+        """Call ``function(*arguments)``; return how it ended and with what. Never raises."""
+        self.interrupted = False
+        self._request = request
+        set_process_request(request)
+        try:
+            self._armed = True
+            if request._cells[CANCEL] == request._generation:  # set since we looked last
+                raise RequestInterrupt
+            result = _call(function, arguments)
+            self._armed = False
+            return (NONE if result is None else VALUE), result
+        except RequestInterrupt:
+            self._armed = False
+            return STOPPED, None
+        except Exception as error:
+            self._armed = False
+            return ERROR, error
+        except BaseException as error:
+            self._armed = False
+            return EXIT, error
+        finally:
+            self._armed = False
+            set_process_request(None)
+
+
+# Frames in which an interrupt never raises. `_call` is not one of them.
+OURS: frozenset[CodeType] = frozenset(
+    function.__code__
+    for function in (
+        Executor.run,
+        Executor.on_signal,
+        set_process_request,
+        CurrentRequest.__init__,
+        CurrentRequest.allocate,
+        CurrentRequest._end,
+        CurrentRequest.uninterruptible.__wrapped__,  # type: ignore[attr-defined]
+    )
+)

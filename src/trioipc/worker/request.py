@@ -1,0 +1,191 @@
+"""The request as its function sees it: progress, checkpoint, time left.
+
+Rules:
+
+- Nothing here sends a message. Progress and phase are stores into the slot; a checkpoint is a load.
+- When a request has ended, what it handed out writes to scrap, so a thread that a function left
+  behind can never write into the next request's slot.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import math
+import time
+from contextlib import contextmanager
+
+from trioipc._errors import RequestInterrupt
+from trioipc.memory._board import (
+    CANCEL,
+    DONE,
+    LIMIT,
+    PHASE,
+    REASON,
+    SLOT,
+    STARTED_AT,
+    TICK,
+    TOTAL,
+    write_text,
+)
+from trioipc.memory._segment import Segment, create
+from trioipc.memory.state import SharedCancellation, SharedProgress
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import final
+else:
+
+    def final(cls):
+        return cls
+
+
+@final
+class CurrentRequest:
+    """The request that this code is running for; get it from `current_request`."""
+
+    __slots__ = (
+        "_cancellation",
+        "_cells",
+        "_generation",
+        "_progress",
+        "_shields",
+        "_shared",
+        "id",
+        "segments",
+    )
+
+    id: str | None
+    """The request's name, as in errors and logs; None if there is no request."""
+
+    def __init__(
+        self, cells: memoryview, generation: int, id: str | None, *, shared: bool = True
+    ) -> None:
+        self._cells = cells
+        self._generation = generation
+        self._progress: SharedProgress | None = None
+        self._cancellation: SharedCancellation | None = None
+        self._shields = 0
+        self._shared = shared
+        self.id = id
+        # What `allocate` gave away, for the one who sends the result.
+        self.segments: list[Segment] = []
+
+    def __repr__(self) -> str:
+        return f"<CurrentRequest: {self.id}>"
+
+    @property
+    def progress(self) -> SharedProgress:
+        """What the caller sees as progress. Write to it; it starts at 0 of 100."""
+        if self._progress is None:
+            self._progress = SharedProgress._over(self._cells[DONE : TOTAL + 1])
+        return self._progress
+
+    @property
+    def cancellation(self) -> SharedCancellation:
+        """Whether the request is cancelled, and why. Only the caller can set it."""
+        if self._cancellation is None:
+            self._cancellation = SharedCancellation._over(
+                self._cells[CANCEL : REASON + 11], self._generation, REASON - CANCEL
+            )
+        return self._cancellation
+
+    def checkpoint(self) -> None:
+        """Stop here if the request is cancelled.
+
+        Call it every few milliseconds: it costs about 0.2 us. A function that never looks is
+        interrupted, then killed.
+
+        Raises:
+          RequestInterrupt: if the request is cancelled or out of time. Let it pass.
+        """
+        cells = self._cells
+        cells[TICK] += 1
+        if cells[CANCEL] == self._generation:
+            raise RequestInterrupt
+
+    def time_left(self) -> float:
+        """Return how many seconds the request's run timeout leaves; `math.inf` without one."""
+        limit = self._cells[LIMIT]
+        if not limit:
+            return math.inf
+        return float(self._cells[STARTED_AT] + limit - time.perf_counter_ns()) / 1e9
+
+    def set_phase(self, text: str) -> None:
+        """Say what is going on; it travels with the progress and stands in crash errors.
+
+        Args:
+          text: At most 40 bytes of UTF-8; the rest is cut off.
+        """
+        write_text(self._cells, PHASE, text)
+
+    def allocate(self, nbytes: int) -> memoryview:
+        """Return ``nbytes`` of writable memory, all zero, in which to build a result.
+
+        As the result, or one level inside a tuple, list or dict that is the result, it travels
+        home without a copy.
+
+        Raises:
+          ValueError: if ``nbytes`` is negative.
+          OSError: if there is no memory left.
+        """
+        if nbytes < 0:
+            raise ValueError(f"nbytes must be >= 0, not {nbytes}")
+        segment = create(nbytes, None if self._shared else "plain")
+        self.segments.append(segment)
+        return memoryview(segment.memory)[:nbytes]
+
+    @contextmanager
+    def uninterruptible(self) -> Iterator[None]:
+        """Let no interrupt into the block; `checkpoint` still raises there.
+
+        For a few lines that must not stop half-way. A block that lasts longer than the ladder's
+        grace is killed with its worker.
+        """
+        self._shields += 1
+        try:
+            yield
+        finally:
+            self._shields -= 1
+
+    def _end(self) -> None:
+        """Cut the ties to the slot; what was handed out writes to scrap from now on."""
+        self._cells = _scrap()
+        if self._progress is not None:
+            self._progress._turn_to_scrap()
+        if self._cancellation is not None:
+            self._cancellation.close()
+
+
+def _scrap() -> memoryview:
+    return memoryview(bytearray(SLOT * 8)).cast("Q")
+
+
+# What a whole worker process runs: one request, whichever thread asks. [0] is that request.
+_of_process: list[CurrentRequest | None] = [None]
+
+# What this task or thread runs, where many run at once.
+_of_context: contextvars.ContextVar[CurrentRequest] = contextvars.ContextVar("trioipc_request")
+
+
+def current_request() -> CurrentRequest:
+    """Return the request that this code runs for.
+
+    In a worker process it is the one request of that process, also for threads that the function
+    starts; on threads and in io workers it is the request of this thread or task. Anywhere else
+    it is a request that does nothing, so that a function can be called and tested directly.
+    """
+    request = _of_process[0]
+    if request is not None:
+        return request
+    return _of_context.get(None) or CurrentRequest(_scrap(), 1, None, shared=False)
+
+
+def set_process_request(request: CurrentRequest | None) -> None:
+    """Say what this worker process runs."""
+    _of_process[0] = request
+
+
+def set_context_request(request: CurrentRequest) -> None:
+    """Say what this thread or task runs."""
+    _of_context.set(request)
