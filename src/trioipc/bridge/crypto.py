@@ -1,8 +1,5 @@
 """``bridge.crypto``: files encrypted, decrypted and hashed."""
 
-# `timeout` is a parameter, since a cancel scope cannot see when the run starts.
-# ruff: noqa: ASYNC109
-
 from __future__ import annotations
 
 import secrets

@@ -1,8 +1,5 @@
 """``bridge.file``: hashes of files."""
 
-# `timeout` is a parameter, since a cancel scope cannot see when the run starts.
-# ruff: noqa: ASYNC109
-
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, final, get_args

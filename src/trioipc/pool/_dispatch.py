@@ -1,0 +1,488 @@
+"""What happens to requests and workers, event by event. Synchronous: nothing here awaits.
+
+The pool and the supervisor tell it what has happened; it asks the scheduler, moves requests along
+their life cycle and talks to endpoints, all within one turn of the event loop.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import count
+from typing import TYPE_CHECKING, final
+
+import attrs
+import trio
+from trio.lowlevel import enable_ki_protection
+
+from trioipc._errors import RequestCancelledError, RequestTimeoutError, WorkerStartError
+from trioipc.pool._endpoint import Death, Snapshot
+from trioipc.pool._ladder import Ladder
+from trioipc.pool._progress import Sampler
+from trioipc.pool._statistics import TimeCounts, WorkerInfo
+from trioipc.protocol._lifecycle import WORKER
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from trioipc.pool._endpoint import Answer, Endpoint, Engine
+    from trioipc.pool._request import PoolRequest
+    from trioipc.pool._scheduler import Scheduler
+    from trioipc.protocol._lifecycle import WorkerEvent, WorkerState
+
+# A request whose workers die before they have begun it is moved on, but not for ever.
+_MOVES_LIMIT = 5
+
+
+@final
+@attrs.define(eq=False, repr=False)
+class Worker:
+    """A worker as the pool knows it."""
+
+    endpoint: Endpoint
+    state: WorkerState = attrs.field(default="starting", init=False)
+    # {generation: request}
+    held: dict[int, PoolRequest[object]] = attrs.field(factory=dict, init=False)
+    slots: list[int] = attrs.field(factory=list, init=False)
+    answered: int = attrs.field(default=0, init=False)
+    started: float | None = attrs.field(default=None, init=False)
+    # Why it is leaving, for the statistics.
+    reason: str | None = attrs.field(default=None, init=False)
+
+    def __repr__(self) -> str:
+        return f"<Worker: pid {self.endpoint.pid}, {self.state}, {len(self.held)} requests>"
+
+    def step(self, event: WorkerEvent) -> None:
+        """Move along the life cycle."""
+        self.state = WORKER[self.state][event]
+
+    def info(self) -> WorkerInfo:
+        """Describe it."""
+        oldest = next(iter(self.held.values()), None)
+        return WorkerInfo(
+            pid=self.endpoint.pid,
+            state=self.state,
+            request_id=None if oldest is None else oldest.id,
+            requests=self.answered,
+            started=self.started,
+        )
+
+
+@final
+@attrs.define(eq=False, repr=False)
+class Dispatcher:
+    """The synchronous heart of a pool."""
+
+    name: str
+    engine: Engine
+    scheduler: Scheduler[PoolRequest[object], Worker]
+    sampler: Sampler
+    # Called when more workers, or others, may be wanted.
+    on_demand: Callable[[], None] = attrs.field(default=lambda: None, init=False)
+    workers: dict[Worker, None] = attrs.field(factory=dict, init=False)
+    serials: Iterator[int] = attrs.field(factory=lambda: count(1), init=False)
+    _generations: Iterator[int] = attrs.field(factory=lambda: count(1), init=False)
+    # The earliest alarm of all; a timer sleeps in this scope until then.
+    _earliest: float = attrs.field(default=math.inf, init=False)
+    _timer: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
+    # Callers that wait for room in the queue.
+    room: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot, init=False)
+    quiet: trio.Event = attrs.field(factory=trio.Event, init=False)
+    closed: bool = attrs.field(default=False, init=False)
+    ended: int = attrs.field(default=0, init=False)
+    errors: int = attrs.field(default=0, init=False)
+    cancelled: int = attrs.field(default=0, init=False)
+    restarts: dict[str, int] = attrs.field(factory=dict, init=False)
+    times: TimeCounts = attrs.field(factory=TimeCounts, init=False)
+
+    # -- requests ---------------------------------------------------------------------------
+
+    def submit(self, request: PoolRequest[object]) -> None:
+        """Take a new request in."""
+        terms = request._terms
+        flag = terms.cancellation
+        if flag is not None:
+            if flag.is_cancelled():
+                request._cause = self._flagged(request)
+                self._end(request, "cancel")
+                return
+            self.sampler.watch(
+                request, flag, lambda: self.cancel(request, self._flagged(request))
+            )
+        if terms.queue_timeout != math.inf or terms.total_timeout != math.inf:
+            now = trio.current_time()
+            request._queue_expires = now + terms.queue_timeout
+            request._expires = now + terms.total_timeout
+            self._arm(request, min(request._queue_expires, request._expires))
+        self.scheduler.add(request, terms.priority)
+        self.assign()
+        if request._state == "waiting":
+            self.on_demand()
+
+    def _flagged(self, request: PoolRequest[object]) -> RequestCancelledError:
+        flag = request._terms.cancellation
+        reason = None if flag is None else flag.reason()
+        message = f"{request.id} was cancelled by its SharedCancellation"
+        return RequestCancelledError(
+            message + (f": {reason}" if reason else ""), reason=reason
+        )
+
+    def listen(self, request: PoolRequest[object]) -> None:
+        """Sample the request's progress from now on."""
+        if request._state != "ended":
+            self.sampler.listen(request, request._publish)
+        elif request._channel is not None:
+            if request._final is not None:
+                request._channel.publish(request._final, max(request._attempts, 1))
+            request._channel.close()
+
+    def assign(self) -> None:
+        """Give waiting requests the places that are free."""
+        for worker, request in self.scheduler.assign():
+            generation = next(self._generations)
+            request._worker = worker
+            request._generation = generation
+            request._slot = worker.slots.pop()
+            worker.held[generation] = request
+            worker.step("fill")
+            if request._call.loads:
+                request._step("load")
+                self._start_loading(request)
+            else:
+                self._post(request)
+            if self.room:
+                self.room.unpark()
+
+    def _start_loading(self, request: PoolRequest[object]) -> None:
+        assert request._nursery is not None
+        request._loader = trio.CancelScope(shield=True)
+        request._nursery.start_soon(self._load, request, request._loader)
+
+    @enable_ki_protection
+    async def _load(self, request: PoolRequest[object], scope: trio.CancelScope) -> None:
+        """Copy the request's buffers, in its own nursery."""
+        error: OSError | None = None
+        with scope:
+            try:
+                await request._call.load()
+            except OSError as reason:
+                error = reason
+        if request._loader is not scope:  # it was cancelled, or has moved on
+            return
+        request._loader = None
+        if error is not None:
+            self._give_back(request)
+            request._failure = error
+            self._end(request, "end")
+        elif not scope.cancelled_caught:
+            self._post(request)
+
+    def _post(self, request: PoolRequest[object]) -> None:
+        worker = request._worker
+        assert worker is not None
+        request._step("send")
+        request._attempts += 1
+        request._pid = worker.endpoint.pid
+        timeout = request._terms.timeout
+        if timeout != math.inf or request._expires != math.inf:
+            self._arm(request, min(trio.current_time() + timeout, request._expires))
+        else:
+            request._alarm = math.inf
+        worker.endpoint.post(
+            request._call, request._slot, request._generation, request._serial, timeout
+        )
+
+    def answered(self, worker: Worker, generation: int, answer: Answer) -> None:
+        """Take an answer in."""
+        request = worker.held.pop(generation, None)
+        if request is None:  # an answer to nothing: this worker cannot be trusted
+            worker.endpoint.kill()
+            return
+        worker.answered += 1
+        if answer.kind != "value" or request._channel is not None or request._over is not None:
+            self._look_at_the_end(worker, request)
+        self._free(worker, request)
+        if answer.interrupted:
+            self.retire(worker, "interrupted")
+        request._answer = answer
+        self._end(request, "end")
+        if self.scheduler.waiting:
+            self.assign()
+
+    def _look_at_the_end(self, worker: Worker, request: PoolRequest[object]) -> None:
+        snapshot = worker.endpoint.look(request._slot, request._generation)
+        request._final = snapshot
+        request._seconds = snapshot.seconds
+        if request._channel is not None:
+            request._channel.publish(snapshot, max(request._attempts, 1))
+
+    def _free(self, worker: Worker, request: PoolRequest[object]) -> None:
+        worker.slots.append(request._slot)
+        self.scheduler.free(worker)
+        if not worker.held and worker.state in ("busy", "leaving"):
+            worker.step("free")
+            if worker.state == "leaving":
+                worker.endpoint.close()
+
+    def _give_back(self, request: PoolRequest[object]) -> None:
+        """Free the place of a request that was not sent."""
+        worker = request._worker
+        assert worker is not None
+        if worker.held.pop(request._generation, None) is not None:
+            self._free(worker, request)
+        request._worker = None
+
+    def _end(self, request: PoolRequest[object], event: str) -> None:
+        request._step("cancel" if event == "cancel" else "end")
+        if request._terms.cancellation is not None or request._channel is not None:
+            self.sampler.forget(request)
+        self.ended += 1
+        if request._raise_cancel is not None or request._dropped:
+            self.cancelled += 1
+        elif request._cause is not None:
+            if isinstance(request._cause, RequestTimeoutError):
+                self.errors += 1
+            else:
+                self.cancelled += 1
+        elif request._answer is None or request._answer.kind != "value":
+            self.errors += 1
+        request._end()
+        if self.closed and not self.scheduler.held and not self.scheduler.waiting:
+            self.quiet.set()
+
+    # -- cancelling ---------------------------------------------------------------------------
+
+    def cancel(
+        self,
+        request: PoolRequest[object],
+        cause: RequestCancelledError | RequestTimeoutError | None,
+    ) -> None:
+        """Send a request down the ladder. The first cause stays."""
+        if request._state == "ended":
+            return
+        if request._cause is None and request._raise_cancel is None:
+            request._cause = cause
+        if request._state == "waiting":
+            self.scheduler.discard(request, request._terms.priority)
+            self._end(request, "cancel")
+            if self.room:
+                self.room.unpark()
+        elif request._state == "loading":
+            assert request._loader is not None
+            request._loader.cancel()
+            request._loader = None
+            self._give_back(request)
+            self._end(request, "cancel")
+            self.assign()
+        elif request._state == "sent":
+            self._set_word(request, getattr(cause, "reason", None))
+
+    def _set_word(self, request: PoolRequest[object], reason: str | None) -> None:
+        worker = request._worker
+        assert worker is not None
+        now = trio.current_time()
+        request._step("cancel")
+        worker.endpoint.cancel(request._slot, request._generation, reason)
+        request._ladder = Ladder.begin(request._terms.grace, now)
+        self._arm(request, request._ladder.due)
+        if request._ladder.due <= now:
+            self._climb(request, now)
+
+    def _climb(self, request: PoolRequest[object], now: float) -> None:
+        worker, ladder = request._worker, request._ladder
+        assert worker is not None
+        assert ladder is not None
+        ticks = worker.endpoint.look(request._slot, request._generation).ticks
+        step = ladder.climb(now, looked=ticks > 0)
+        if step == "interrupt":
+            request._step("interrupt")
+            worker.endpoint.interrupt()
+        elif step == "kill":
+            request._step("kill")
+            worker.reason = "killed"
+            if not worker.endpoint.kill():
+                ladder.stay()
+        self._arm(request, ladder.due)
+
+    # -- time ---------------------------------------------------------------------------------
+
+    def _arm(self, request: PoolRequest[object], at: float) -> None:
+        request._alarm = at
+        if at < self._earliest:
+            self._earliest = at
+            self._timer.deadline = at
+
+    @enable_ki_protection
+    async def run_timer(self) -> None:
+        """Ring the alarms of requests. One task, which knows only the earliest."""
+        while True:
+            with trio.CancelScope(deadline=self._earliest) as self._timer:
+                await trio.sleep_forever()
+            now = trio.current_time()
+            self._earliest = math.inf
+            for request in [*self._alarmed()]:
+                if request._alarm <= now:
+                    request._alarm = math.inf
+                    self._ring(request, now)
+            self._earliest = min((r._alarm for r in self._alarmed()), default=math.inf)
+
+    def _alarmed(self) -> Iterator[PoolRequest[object]]:
+        for worker in self.workers:
+            yield from worker.held.values()
+        yield from self.scheduler.requests()
+
+    def _ring(self, request: PoolRequest[object], now: float) -> None:
+        if request._ladder is not None:
+            self._climb(request, now)
+        elif now >= request._expires:
+            self._expire(request, "total", request._terms.total_timeout)
+        elif request._state in ("waiting", "loading"):
+            if now >= request._queue_expires:
+                self._expire(request, "queue", request._terms.queue_timeout)
+            else:
+                self._arm(request, min(request._queue_expires, request._expires))
+        else:
+            self._ring_running(request, now)
+
+    def _ring_running(self, request: PoolRequest[object], now: float) -> None:
+        timeout = request._terms.timeout
+        snapshot = request._look()
+        assert snapshot is not None
+        # Not taken up yet: then it cannot have run for `timeout` before that much more has gone.
+        left = timeout - snapshot.seconds if snapshot.started else timeout
+        if left > 0:
+            self._arm(request, min(now + left, request._expires))
+        else:
+            self._expire(request, "run", timeout)
+
+    def _expire(self, request: PoolRequest[object], clock: str, seconds: float) -> None:
+        error = RequestTimeoutError(
+            f"{request.id} took longer than {seconds} s (the {clock} clock)", clock=clock
+        )
+        self.cancel(request, error)
+
+    # -- workers ------------------------------------------------------------------------------
+
+    def add(self, worker: Worker) -> None:
+        """Know a worker that is being started."""
+        self.workers[worker] = None
+
+    def ready(self, worker: Worker) -> None:
+        """Use a worker that is ready."""
+        if worker.state != "starting":
+            return
+        worker.step("ready")
+        worker.started = trio.current_time()
+        worker.slots = list(range(self.engine.places))
+        self.scheduler.add_worker(worker, self.engine.places)
+        self.assign()
+
+    def retire(self, worker: Worker, reason: str) -> None:
+        """Give a worker nothing more, and let it end when it holds nothing."""
+        if worker.state in ("leaving", "gone"):
+            return
+        worker.reason = worker.reason or reason
+        worker.step("retire")
+        self.scheduler.remove_worker(worker)
+        if not worker.held:
+            worker.endpoint.close()
+
+    def gone(self, worker: Worker, death: Death) -> None:
+        """Decide what the end of a worker means for what it held."""
+        was = worker.state
+        self.scheduler.remove_worker(worker)
+        worker.step("die")
+        del self.workers[worker]
+        histograms = worker.endpoint.histograms()
+        if histograms is not None:
+            self.times.add(histograms)
+        if was != "starting" and not self.closed:
+            reason = worker.reason or "crashed"
+            self.restarts[reason] = self.restarts.get(reason, 0) + 1
+        for request in reversed(worker.held.values()):
+            self._bereave(request, worker, death)
+        worker.held.clear()
+        self.assign()
+        self.on_demand()
+
+    def _bereave(self, request: PoolRequest[object], worker: Worker, death: Death) -> None:
+        snapshot = worker.endpoint.look(request._slot, request._generation)
+        request._worker = None
+        if request._ladder is not None or request._failure is not None:
+            request._seconds = snapshot.seconds
+            self._end(request, "end")
+        elif request._state == "loading" or (
+            not snapshot.started and request._moves < _MOVES_LIMIT
+        ):
+            self._move_on(request)
+        else:
+            self._crashed(request, snapshot, death)
+
+    def _move_on(self, request: PoolRequest[object]) -> None:
+        """Let a request that had not begun wait for another worker."""
+        if request._loader is not None:
+            request._loader.cancel()
+            request._loader = None
+        elif request._state == "sent":
+            request._attempts -= 1
+        request._moves += 1
+        self._requeue(request)
+
+    def _requeue(self, request: PoolRequest[object]) -> None:
+        request._step("requeue")
+        self.scheduler.put_back(request, request._terms.priority)
+        self._arm(request, min(request._queue_expires, request._expires))
+
+    def _crashed(
+        self, request: PoolRequest[object], snapshot: Snapshot, death: Death
+    ) -> None:
+        request._crash(death.exitcode, snapshot, death.error)
+        if len(request._crashes) <= request._terms.retries and not self.closed:
+            request._queue_expires = math.inf  # it has waited its time
+            self._requeue(request)
+        else:
+            request._failure = request._give_up()
+            self._end(request, "end")
+
+    def start_failed(self, error: WorkerStartError) -> None:
+        """Fail what waits, if there is no worker that could ever serve it."""
+        if any(worker.state in ("idle", "busy") for worker in self.workers):
+            return
+        for request in [*self.scheduler.requests()]:
+            self.scheduler.discard(request, request._terms.priority)
+            failure = WorkerStartError(str(error))
+            failure.__cause__ = error
+            request._failure = failure
+            self._end(request, "end")
+
+    def abort(self) -> None:
+        """End everything: what waits at once, what runs by killing its worker."""
+        error = trio.ClosedResourceError("the pool was closed before the request ended")
+        for request in [*self.scheduler.requests()]:
+            self.scheduler.discard(request, request._terms.priority)
+            request._failure = error
+            self._end(request, "end")
+        for worker in [*self.workers]:
+            for request in [*worker.held.values()]:
+                self._abort_held(request, worker, error)
+            if worker.held or worker.state == "starting":
+                worker.endpoint.kill()
+        self.room.unpark_all()
+
+    def _abort_held(
+        self, request: PoolRequest[object], worker: Worker, error: BaseException
+    ) -> None:
+        if request._state == "loading":
+            if request._loader is not None:
+                request._loader.cancel()
+                request._loader = None
+            self._give_back(request)
+            request._failure = error
+            self._end(request, "end")
+            return
+        worker.reason = "closed"
+        worker.endpoint.cancel(request._slot, request._generation, "the pool was closed")
+        if request._cause is None and request._raise_cancel is None:
+            request._failure = error
+            request._crashes.clear()
+
+

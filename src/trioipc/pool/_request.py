@@ -1,0 +1,323 @@
+"""One request: from the call until its outcome.
+
+The decisions about how a request ends are here and pure; what moves it is in `_dispatch`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
+
+import attrs
+import trio
+from outcome import Error, Outcome, Value, capture
+from trio.lowlevel import enable_ki_protection
+
+from trioipc._errors import (
+    PoisonedRequestError,
+    RequestCancelledError,
+    RequestExitError,
+    RequestTimeoutError,
+    WorkerCrashedError,
+)
+from trioipc.pool._payload import function_name
+from trioipc.pool._progress import ProgressChannel
+from trioipc.protocol._lifecycle import REQUEST
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trioipc.memory.state import SharedCancellation
+    from trioipc.pool._dispatch import Dispatcher, Worker
+    from trioipc.pool._endpoint import Answer, Call, Snapshot
+    from trioipc.pool._ladder import Ladder
+    from trioipc.protocol._lifecycle import RequestEvent, RequestState
+    from trioipc.protocol._messages import Priority
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+@final
+@attrs.frozen
+class Terms:
+    """What the caller asked for, with the pool's values where they said nothing."""
+
+    timeout: float = math.inf
+    queue_timeout: float = math.inf
+    total_timeout: float = math.inf
+    priority: Priority = "normal"
+    cancellation: SharedCancellation | None = None
+    retries: int = 0
+    grace: float = 1.0
+
+
+@final
+@attrs.define(eq=False, repr=False)
+class PoolRequest(Generic[T_co]):
+    """A request in a pool, from `WorkerPool.open_request`."""
+
+    _dispatcher: Dispatcher
+    _function: Callable[..., object]
+    _call: Call
+    _terms: Terms
+    _serial: int
+    _name: str | None = None
+    _nursery: trio.Nursery | None = None
+
+    _state: RequestState = attrs.field(default="waiting", init=False)
+    # Where it is: on which worker, in which place, under which number.
+    _worker: Worker | None = attrs.field(default=None, init=False)
+    _slot: int = attrs.field(default=0, init=False)
+    _generation: int = attrs.field(default=0, init=False)
+    _attempts: int = attrs.field(default=0, init=False)
+    _moves: int = attrs.field(default=0, init=False)
+    _crashes: list[WorkerCrashedError] = attrs.field(factory=list, init=False)
+    _loader: trio.CancelScope | None = attrs.field(default=None, init=False)
+
+    # When something must be decided again, on Trio's clock, whatever the reason.
+    _alarm: float = attrs.field(default=math.inf, init=False)
+    _expires: float = attrs.field(default=math.inf, init=False)  # the clock "total"
+    _queue_expires: float = attrs.field(default=math.inf, init=False)
+
+    # Why it is to end early: the first cause; a cancelled scope of the caller beats it.
+    _cause: RequestCancelledError | RequestTimeoutError | None = attrs.field(
+        default=None, init=False
+    )
+    _raise_cancel: Callable[[], object] | None = attrs.field(default=None, init=False)
+    _dropped: bool = attrs.field(default=False, init=False)  # its block was left
+    _ladder: Ladder | None = attrs.field(default=None, init=False)
+
+    # How it ended: an answer, or an error without one.
+    _answer: Answer | None = attrs.field(default=None, init=False)
+    _failure: BaseException | None = attrs.field(default=None, init=False)
+    _seconds: float | None = attrs.field(default=None, init=False)
+    _pid: int | None = attrs.field(default=None, init=False)
+    _outcome: Outcome[Any] | None = attrs.field(default=None, init=False)
+    _asked: bool = attrs.field(default=False, init=False)
+
+    _waiter: trio.lowlevel.Task | None = attrs.field(default=None, init=False)
+    _over: trio.Event | None = attrs.field(default=None, init=False)
+    _channel: ProgressChannel | None = attrs.field(default=None, init=False)
+    _final: Snapshot | None = attrs.field(default=None, init=False)
+
+    def __repr__(self) -> str:
+        return f"<PoolRequest {self.id}: {function_name(self._function)}, {self._state}>"
+
+    @property
+    def id(self) -> str:
+        """Its name, in errors, notes and logs."""
+        return self._name or f"{self._dispatcher.name}-{self._serial}"
+
+    @property
+    def progress(self) -> trio.MemoryReceiveChannel[Any]:
+        """Its progress, for one reader: the newest `Progress`, and at last the last one.
+
+        Iteration ends when the request ends, however it ends, without raising.
+        """
+        if self._channel is None:
+            self._channel = ProgressChannel()
+            self._dispatcher.listen(self)
+        return self._channel.receive
+
+    @enable_ki_protection
+    def cancel(self, reason: str | None = None) -> None:
+        """Cancel it: the function's next checkpoint raises, then it is interrupted, then killed.
+
+        `result` then raises `RequestCancelledError`; a value that still arrives is dropped.
+        Cancelling again, or after the end, changes nothing.
+
+        Args:
+          reason: Why, for the function and the error.
+        """
+        error = RequestCancelledError(
+            f"{self.id} was cancelled" + (f": {reason}" if reason else ""), reason=reason
+        )
+        self._dispatcher.cancel(self, error)
+
+    async def wait_started(self) -> None:
+        """Wait until a worker has taken it up, or it has ended.
+
+        Cancellation: a checkpoint; the request goes on.
+        """
+        await trio.lowlevel.checkpoint()
+        pause = 0.001
+        while self._state != "ended" and not self._has_started():
+            # No message says so; the worker writes it into the slot.
+            await trio.sleep(pause)
+            pause = min(2 * pause, 0.02)
+
+    def _has_started(self) -> bool:
+        snapshot = self._look()
+        return snapshot is not None and snapshot.started
+
+    def _look(self) -> Snapshot | None:
+        if self._worker is None or self._state in ("waiting", "loading"):
+            return None
+        return self._worker.endpoint.look(self._slot, self._generation)
+
+    async def result(self) -> T_co:
+        """Wait for the end; return what the function returned, or raise what it raised.
+
+        May be awaited often, and by several tasks.
+
+        Raises:
+          RequestCancelledError: if somebody called `cancel`, or set the `SharedCancellation`.
+          RequestTimeoutError: if a clock of the request ran out.
+          RequestExitError: if the function raised a BaseException that is no Exception.
+          PayloadError: if its result or exception could not be pickled.
+          WorkerCrashedError: if the worker died. You don't get this if it was killed to end a
+            cancelled request.
+          trio.ClosedResourceError: if the pool was closed before the end.
+
+        Cancellation: a checkpoint; the request goes on until its block is left.
+        """
+        self._asked = True
+        await trio.lowlevel.checkpoint()
+        if self._state != "ended":
+            if self._over is None:
+                self._over = trio.Event()
+            await self._over.wait()
+        value: T_co = self._conclude().unwrap_again()
+        return value
+
+    # -- for the dispatcher -----------------------------------------------------------------
+
+    def _step(self, event: RequestEvent) -> None:
+        self._state = REQUEST[self._state][event]
+
+    def _end(self) -> None:
+        """Wake whoever waits. The state is "ended"."""
+        self._alarm = math.inf
+        if self._channel is not None:
+            self._channel.close()
+        if self._over is not None:
+            self._over.set()
+        if self._waiter is not None:
+            waiter, self._waiter = self._waiter, None
+            trio.lowlevel.reschedule(waiter)
+
+    def _publish(self) -> None:
+        """Give the reader of `progress` what the slot holds."""
+        snapshot = self._look()
+        if self._channel is not None and snapshot is not None and snapshot.started:
+            self._channel.publish(snapshot, max(self._attempts, 1))
+
+    # -- the end, in the caller's task --------------------------------------------------------
+
+    def _conclude(self) -> _Repeatable:
+        """Decide the outcome, once; see the last table of the design's promises."""
+        if self._outcome is None:
+            self._outcome = self._decide()
+            self._answer = None
+        return _Repeatable(self._outcome)
+
+    def _decide(self) -> Outcome[Any]:
+        answer, failure = self._answer, self._failure
+        stopped_early = self._raise_cancel is not None or self._cause is not None or self._dropped
+        if not stopped_early:
+            if failure is not None:
+                return Error(failure)
+            assert answer is not None
+            return self._homecoming(answer)
+        error = self._error_in_cleanup(answer)
+        if self._raise_cancel is not None:
+            return Error(error) if error is not None else capture(self._raise_cancel)
+        if self._cause is None:  # its block was left; nobody asks any more
+            return Value(None) if error is None else Error(error)
+        self._cause.rung = self._rung(answer)
+        self._cause.__cause__ = error
+        self._annotate(self._cause)
+        return Error(self._cause)
+
+    def _homecoming(self, answer: Answer) -> Outcome[Any]:
+        """Bring home what the function gave."""
+        if answer.kind in ("stopped", "skipped"):  # though nobody had cancelled it
+            outcome: Outcome[Any] = Error(
+                RequestExitError("the function raised RequestInterrupt", type_name="RequestInterrupt")
+            )
+        else:
+            outcome = answer.unpack()
+        if isinstance(outcome, Error):
+            error = outcome.error
+            if isinstance(error, StopIteration | StopAsyncIteration):
+                # A coroutine that raises one raises RuntimeError (PEP 479); so do we.
+                error = RuntimeError(f"the function raised {type(error).__name__}")
+                error.__cause__ = outcome.error
+                outcome = Error(error)
+            self._annotate(error)
+        return outcome
+
+    def _error_in_cleanup(self, answer: Answer | None) -> BaseException | None:
+        """Return the exception that the function raised though, or since, it was cancelled."""
+        if answer is None:
+            return None
+        if answer.kind != "error":
+            answer.drop()
+            return None
+        outcome = self._homecoming(answer)
+        return outcome.error if isinstance(outcome, Error) else None
+
+    def _rung(self, answer: Answer | None) -> str:
+        if self._ladder is None or (answer is not None and answer.kind == "skipped"):
+            return "queue"
+        if answer is None:
+            return "kill"
+        return "interrupt" if answer.interrupted else "checkpoint"
+
+    def _annotate(self, error: BaseException) -> None:
+        """Add the one note of ours: where this came from."""
+        parts = [f"request {self.id} ({function_name(self._function)})"]
+        if self._attempts:
+            parts.append(f"worker {self._pid}, try {self._attempts}")
+        if self._seconds is not None:
+            parts.append(f"{self._seconds:.3f} s after it was taken up")
+        error.add_note("trioipc: " + ", ".join(parts))
+
+    def _crash(self, exitcode: int | None, snapshot: Snapshot, why: BaseException | None) -> None:
+        """Note that a worker died while it ran this."""
+        how = "for an unknown reason" if exitcode is None else f"with exit code {exitcode}"
+        error = WorkerCrashedError(
+            f"the worker that ran {self.id} died {how}",
+            pid=self._pid,
+            exitcode=exitcode,
+            last_progress=(snapshot.value, snapshot.total),
+            phase=snapshot.phase,
+            attempts=self._attempts,
+            seconds_running=snapshot.seconds,
+        )
+        if error.signal is not None:
+            error.args = (f"the worker that ran {self.id} was killed by {error.signal.name}",)
+        error.__cause__ = why
+        self._seconds = snapshot.seconds
+        self._annotate(error)
+        self._crashes.append(error)
+
+    def _give_up(self) -> BaseException:
+        """Return the error of a request that is not tried again after a crash."""
+        if len(self._crashes) == 1:
+            return self._crashes[0]
+        poisoned = PoisonedRequestError(
+            f"{self.id} crashed every worker that tried it", attempts=len(self._crashes)
+        )
+        poisoned.__cause__ = ExceptionGroup("one crash for each try", self._crashes)
+        return poisoned
+
+
+@final
+class _Repeatable:
+    """An outcome that may be unwrapped by several tasks, each with a traceback of its own."""
+
+    __slots__ = ("_outcome",)
+
+    def __init__(self, outcome: Outcome[Any]) -> None:
+        self._outcome = outcome
+
+    def unwrap_again(self) -> Any:
+        if isinstance(self._outcome, Value):
+            return self._outcome.value
+        assert isinstance(self._outcome, Error)
+        error = self._outcome.error
+        try:
+            raise error.with_traceback(error.__traceback__)
+        finally:
+            del error

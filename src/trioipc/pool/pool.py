@@ -1,0 +1,656 @@
+"""`open_worker_pool` and `WorkerPool`: the asynchronous shell.
+
+Every request has a nursery and a cancel scope of its own, in the caller's task. Its outcome is
+carried out of that nursery and unwrapped outside, so nothing is ever wrapped in a group.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import os
+from collections.abc import Mapping
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, TypeVarTuple, final
+
+import attrs
+import tricycle
+import trio
+from outcome import Error
+from trio.lowlevel import (
+    Abort,
+    checkpoint_if_cancelled,
+    current_task,
+    disable_ki_protection,
+    enable_ki_protection,
+    wait_task_rescheduled,
+)
+
+from trioipc._errors import (
+    LocalProtocolError,
+    OperationNotFoundError,
+    RequestCancelledError,
+    RequestTimeoutError,
+)
+from trioipc.pool._dispatch import Dispatcher
+from trioipc.pool._process import ProcessEngine, refuse_nested
+from trioipc.pool._progress import Sampler
+from trioipc.pool._request import PoolRequest, Terms
+from trioipc.pool._scheduler import STRATEGIES, Scheduler, StrategyName
+from trioipc.pool._statistics import PoolStatistics, WorkerInfo
+from trioipc.pool._supervisor import Supervisor
+from trioipc.pool._thread import ThreadEngine
+from trioipc.protocol._messages import CHANNELS, PRIORITIES, IPCMessage
+from trioipc.sizing import usable_cores
+from trioipc.worker import registry
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+
+    from outcome import Outcome
+
+    from trioipc.memory.state import SharedCancellation
+    from trioipc.pool._endpoint import Engine
+    from trioipc.pool._progress import Progress
+    from trioipc.protocol._messages import Priority
+
+    Callback: TypeAlias = Callable[[Progress], object | Awaitable[object]]
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+Kind: TypeAlias = Literal["cpu", "thread"]
+_KINDS: tuple[Kind, ...] = ("cpu", "thread")
+
+
+def _seconds(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
+    if not value >= 0:
+        raise ValueError(f"{name} must be >= 0 seconds, not {value!r}")
+    return float(value)
+
+
+def _count(name: str, value: object, least: int) -> float:
+    if value == math.inf:
+        return math.inf
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int or math.inf, not {type(value).__name__}")
+    if value < least:
+        raise ValueError(f"{name} must be >= {least}, not {value}")
+    return value
+
+
+def _one_of(name: str, value: object, choices: tuple[str, ...]) -> Any:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
+    return value
+
+
+@final
+@attrs.frozen
+class _Options:
+    """What `open_worker_pool` was given, checked."""
+
+    size: int
+    task_timeout: float
+    queue_timeout: float
+    grace: float
+    max_retries: int
+    drain_timeout: float
+
+
+@final
+class WorkerPool:
+    """Runs functions in workers; get one from `open_worker_pool`."""
+
+    def __init__(
+        self, dispatcher: Dispatcher, supervisor: Supervisor, options: _Options
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._supervisor = supervisor
+        self._options = options
+        self._token = trio.lowlevel.current_trio_token()
+        self._pid = os.getpid()
+        self._open = True
+
+    def __repr__(self) -> str:
+        workers = self._dispatcher.workers
+        busy = sum(bool(worker.held) for worker in workers)
+        waiting = self._dispatcher.scheduler.waiting
+        closed = "" if self._open else ", closed"
+        return (
+            f"<WorkerPool: {busy} busy, {len(workers) - busy} idle, {waiting} waiting{closed}>"
+        )
+
+    # -- checks -----------------------------------------------------------------------------
+
+    def _check_home(self) -> None:
+        """Refuse other processes, other threads, other runs, and use after the block.
+
+        Raises:
+          RuntimeError: from a place that this pool does not belong to.
+          trio.ClosedResourceError: after its block was left.
+        """
+        if os.getpid() != self._pid:
+            raise RuntimeError("this pool belongs to another process, the one that forked this")
+        try:
+            here = trio.lowlevel.current_trio_token() is self._token
+        except RuntimeError:
+            raise RuntimeError("this pool is used outside its trio.run()") from None
+        if not here:
+            raise RuntimeError("this pool belongs to another trio.run()")
+        if not self._open:
+            raise trio.ClosedResourceError("this pool is closed")
+
+    def _terms(
+        self,
+        function: object,
+        timeout: float | None,
+        queue_timeout: float | None,
+        priority: Priority,
+        cancellation: SharedCancellation | None,
+        max_retries: int | None,
+        idempotent: bool | None,
+        grace: float | None,
+        total_timeout: float = math.inf,
+    ) -> Terms:
+        """Fill in the pool's values, and check the caller's."""
+        options = self._options
+        if idempotent is None:
+            mark = getattr(function, registry.MARK, None)
+            idempotent = mark is not None and mark.idempotent
+        if max_retries is None:
+            max_retries = options.max_retries
+        elif _count("max_retries", max_retries, 0) and not idempotent:
+            raise ValueError(
+                f"max_retries={max_retries} needs a function that may run twice: "
+                "idempotent=True, or @operation(idempotent=True)"
+            )
+        return Terms(
+            timeout=options.task_timeout if timeout is None else _seconds("timeout", timeout),
+            queue_timeout=(
+                options.queue_timeout
+                if queue_timeout is None
+                else _seconds("queue_timeout", queue_timeout)
+            ),
+            total_timeout=total_timeout,
+            priority=_one_of("priority", priority, PRIORITIES),
+            cancellation=cancellation,
+            retries=max_retries if idempotent else 0,
+            grace=options.grace if grace is None else _seconds("grace", grace),
+        )
+
+    # -- requests ---------------------------------------------------------------------------
+
+    @enable_ki_protection
+    async def run(
+        self,
+        fn: Callable[[*Ts], T],
+        *args: *Ts,
+        timeout: float | None = None,
+        queue_timeout: float | None = None,
+        priority: Priority = "normal",
+        on_progress: Callback | None = None,
+        cancellation: SharedCancellation | None = None,
+        max_retries: int | None = None,
+        idempotent: bool | None = None,
+        grace: float | None = None,
+    ) -> T:
+        """Run ``fn(*args)`` in a worker and return what it returns.
+
+        Args:
+          fn: A function that can be pickled by name.
+          *args: Its arguments; big ``bytes`` and ``memoryview`` travel in shared memory.
+          timeout: Seconds that it may run, from when a worker takes it up.
+          queue_timeout: Seconds that it may wait for a worker before that.
+          priority: ``"high"`` goes before ``"normal"`` before ``"low"``.
+          on_progress: Called with each `Progress` in this task; may be asynchronous. If it
+            raises, the request is cancelled and that exception comes out.
+          cancellation: Ends the request when it is set, by whoever has it.
+          max_retries: How often it is tried again after a crash of its worker.
+          idempotent: Whether it may run twice; None takes the mark of `operation`.
+          grace: Seconds for each rung of the cancel ladder; 0 kills at once.
+
+        Returns:
+          What ``fn`` returned.
+
+        Raises:
+          PayloadError: if the call, its result or its exception could not be pickled.
+          RequestTimeoutError: if a clock ran out.
+          RequestCancelledError: if ``cancellation`` was set. You don't get this when a scope of
+            yours was cancelled.
+          RequestExitError: if ``fn`` raised a BaseException that is no Exception.
+          WorkerCrashedError: if the worker died while it ran ``fn``.
+          trio.ClosedResourceError: if the pool is closed, or is before the end.
+          Exception: whatever ``fn`` raised, with its traceback.
+
+        Cancellation: a checkpoint. If cancelled, nothing was returned, and the worker is idle
+        again or being replaced.
+        """
+        await checkpoint_if_cancelled()
+        self._check_home()
+        terms = self._terms(
+            fn, timeout, queue_timeout, priority, cancellation, max_retries, idempotent, grace
+        )
+        outcome = await self._run(fn, args, terms, on_progress, None)
+        result: T = outcome.unwrap()
+        return result
+
+    async def _run(
+        self,
+        function: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        terms: Terms,
+        on_progress: Callback | None,
+        name: str | None,
+        started: Callable[[PoolRequest[Any]], object] | None = None,
+    ) -> Outcome[Any]:
+        """Run a request to its end in a nursery of its own; return its outcome."""
+        if self._dispatcher.scheduler.is_full():
+            terms = await self._wait_for_room(terms)
+        call = self._dispatcher.engine.prepare(function, arguments)
+        serial = next(self._dispatcher.serials)
+        failure: BaseException | None = None
+        async with trio.open_nursery() as nursery:
+            request: PoolRequest[Any] = PoolRequest(
+                self._dispatcher, function, call, terms, serial, name, nursery
+            )
+            if started is not None:
+                started(request)
+            if on_progress is not None:
+                request.progress  # noqa: B018 - from now on it is sampled
+            self._dispatcher.submit(request)
+            if on_progress is not None:
+                failure = await self._report(request, on_progress)
+            if request._state != "ended":
+                await self._wait(request)
+        if failure is not None:
+            return Error(failure)
+        return request._decide()
+
+    async def _wait(self, request: PoolRequest[Any]) -> None:
+        """Wait for the end. A cancelled caller starts the ladder, and waits on."""
+        dispatcher = self._dispatcher
+
+        def abort(raise_cancel: Callable[[], object]) -> Abort:
+            request._raise_cancel = raise_cancel
+            dispatcher.cancel(request, None)
+            return Abort.FAILED  # the end wakes us, at once where no worker has it
+
+        request._waiter = current_task()
+        await wait_task_rescheduled(abort)
+
+    async def _report(
+        self, request: PoolRequest[Any], on_progress: Callback
+    ) -> BaseException | None:
+        """Call ``on_progress`` until the request ends; return what that raises."""
+        try:
+            async for progress in request.progress:
+                await _call_back(on_progress, progress)
+        except BaseException as error:
+            if request._state == "ended" and isinstance(error, trio.Cancelled):
+                return error
+            request._dropped = True
+            self._dispatcher.cancel(request, None)
+            if request._state != "ended":
+                with trio.CancelScope(shield=True):
+                    await self._wait(request)
+            return error
+        return None
+
+    async def _wait_for_room(self, terms: Terms) -> Terms:
+        """Wait until the queue takes one more; the queue clock runs meanwhile."""
+        dispatcher = self._dispatcher
+        until = trio.current_time() + min(terms.queue_timeout, terms.total_timeout)
+        clock = "queue" if terms.queue_timeout <= terms.total_timeout else "total"
+        with trio.CancelScope(deadline=until) as scope:
+            while dispatcher.scheduler.is_full() and not dispatcher.closed:
+                await dispatcher.room.park()
+        if scope.cancelled_caught:
+            raise RequestTimeoutError(
+                f"the queue was full for {min(terms.queue_timeout, terms.total_timeout)} s",
+                clock=clock,
+            )
+        self._check_home()
+        left = max(0.0, until - trio.current_time())
+        if clock == "queue":
+            return attrs.evolve(terms, queue_timeout=left)
+        return attrs.evolve(terms, total_timeout=left)
+
+    @asynccontextmanager
+    @enable_ki_protection
+    async def open_request(
+        self,
+        fn: Callable[[*Ts], T],
+        *args: *Ts,
+        timeout: float | None = None,
+        queue_timeout: float | None = None,
+        priority: Priority = "normal",
+        cancellation: SharedCancellation | None = None,
+        max_retries: int | None = None,
+        idempotent: bool | None = None,
+        grace: float | None = None,
+    ) -> AsyncIterator[PoolRequest[T]]:
+        """Run ``fn(*args)`` in a worker while the block goes on.
+
+        The arguments are those of `run`. Leaving the block without `PoolRequest.result` cancels
+        the request and waits for its end; if it had already failed, its error comes out.
+
+        Cancellation: as `run`, when the block is left.
+        """
+        await checkpoint_if_cancelled()
+        self._check_home()
+        terms = self._terms(
+            fn, timeout, queue_timeout, priority, cancellation, max_retries, idempotent, grace
+        )
+        if self._dispatcher.scheduler.is_full():
+            terms = await self._wait_for_room(terms)
+        call = self._dispatcher.engine.prepare(fn, args)
+        serial = next(self._dispatcher.serials)
+        body_error: BaseException | None = None
+        async with trio.open_nursery() as nursery:
+            request: PoolRequest[T] = PoolRequest(
+                self._dispatcher, fn, call, terms, serial, None, nursery
+            )
+            request._over = trio.Event()
+            self._dispatcher.submit(request)
+            try:
+                yield request
+            except BaseException as error:
+                body_error = error
+            if request._state != "ended":
+                request._dropped = True
+                self._dispatcher.cancel(request, None)
+                with trio.CancelScope(shield=True):
+                    await request._over.wait()
+        _leave(request, body_error)
+
+    @enable_ki_protection
+    async def execute(
+        self,
+        message: IPCMessage | Mapping[str, object],
+        *,
+        on_progress: Callback | None = None,
+        cancellation: SharedCancellation | None = None,
+    ) -> object:
+        """Run the operation that a message asks for, with the message's payload.
+
+        Args:
+          message: An `IPCMessage`, or its fields as a mapping; ``type`` is a must.
+          on_progress: As in `run`.
+          cancellation: As in `run`.
+
+        Raises:
+          OperationNotFoundError: if no module of this pool has registered that operation.
+          LocalProtocolError: if ``message`` is no message.
+          RequestTimeoutError: if the message's ``timeout`` ran out, from now to the answer.
+          Exception: as `run`.
+
+        Cancellation: as `run`.
+        """
+        await checkpoint_if_cancelled()
+        self._check_home()
+        request = _message(message)
+        outcome = await self._execute(request, on_progress, cancellation, retry=True)
+        return outcome.unwrap()
+
+    async def _execute(
+        self,
+        message: IPCMessage,
+        on_progress: Callback | None,
+        cancellation: SharedCancellation | None,
+        *,
+        retry: bool,
+        started: Callable[[PoolRequest[Any]], object] | None = None,
+    ) -> Outcome[Any]:
+        self._check_home()
+        idempotent = self._find(message.channel, message.type)
+        terms = self._terms(
+            None,
+            math.inf,
+            math.inf,
+            message.priority,
+            cancellation,
+            None,
+            idempotent and retry,
+            None,
+            math.inf if message.timeout is None else _seconds("timeout", message.timeout),
+        )
+        arguments = (message.channel, message.type, message.payload)
+        return await self._run(
+            registry.perform, arguments, terms, on_progress, message.id, started
+        )
+
+    def _find(self, channel: str, name: str) -> bool:
+        """Say whether an operation is idempotent.
+
+        Raises:
+          OperationNotFoundError: if the workers do not know it.
+        """
+        known = self._dispatcher.engine.operations()
+        for known_channel, known_name, idempotent in known:
+            if (known_channel, known_name) == (channel, name):
+                return idempotent
+        raise OperationNotFoundError(registry.not_found(channel, name, known))
+
+    # -- the pool ---------------------------------------------------------------------------
+
+    @enable_ki_protection
+    async def warm(self) -> None:
+        """Wait until all workers are ready, starting those that are not there.
+
+        Raises:
+          WorkerStartError: if one of them cannot be started.
+
+        Cancellation: a checkpoint; what has been started stays.
+        """
+        await checkpoint_if_cancelled()
+        self._check_home()
+        await self._supervisor.wait_ready(self._options.size)
+        await trio.lowlevel.checkpoint()
+
+    def statistics(self) -> PoolStatistics:
+        """Return what the pool has done and does."""
+        dispatcher = self._dispatcher
+        living = [w.endpoint.histograms() for w in dispatcher.workers]
+        queue, run, total = dispatcher.times.histograms(h for h in living if h is not None)
+        return PoolStatistics(
+            pool_size=self._options.size,
+            busy_workers=sum(bool(worker.held) for worker in dispatcher.workers),
+            queued_tasks=dispatcher.scheduler.waiting,
+            total_tasks_processed=dispatcher.ended,
+            total_errors=dispatcher.errors,
+            total_cancelled=dispatcher.cancelled,
+            restarts=dict(dispatcher.restarts),
+            queue_time=queue,
+            run_time=run,
+            total_time=total,
+            workers=self.workers,
+        )
+
+    @property
+    def workers(self) -> tuple[WorkerInfo, ...]:
+        """The workers there are now."""
+        return tuple(worker.info() for worker in self._dispatcher.workers)
+
+    # -- leaving ----------------------------------------------------------------------------
+
+    async def _drain(self) -> None:
+        """Serve what waits and runs, for as long as the pool's drain timeout."""
+        dispatcher = self._dispatcher
+        self._open = False
+        dispatcher.closed = True
+        dispatcher.room.unpark_all()
+        if dispatcher.scheduler.held or dispatcher.scheduler.waiting:
+            with trio.move_on_after(self._options.drain_timeout):
+                await dispatcher.quiet.wait()
+
+    async def _stop(self) -> None:
+        """End what is left and wait until every worker is gone."""
+        dispatcher = self._dispatcher
+        self._open = False
+        dispatcher.closed = True
+        self._supervisor.close()
+        with trio.CancelScope(shield=True):
+            dispatcher.abort()
+            for worker in [*dispatcher.workers]:
+                dispatcher.retire(worker, "closed")
+            await self._supervisor.wait_gone()
+
+
+@disable_ki_protection
+async def _call_back(callback: Callback, progress: Progress) -> None:
+    result = callback(progress)
+    if inspect.isawaitable(result):
+        await result
+
+
+def _leave(request: PoolRequest[Any], body_error: BaseException | None) -> None:
+    """Raise what comes out of an `open_request` block, if anything."""
+    unheard = None
+    if not request._asked:
+        outcome = request._decide()
+        unheard = outcome.error if isinstance(outcome, Error) else None
+        if isinstance(unheard, RequestCancelledError):
+            unheard = None  # somebody called cancel(), and left: they know
+    if body_error is None or (unheard is not None and isinstance(body_error, trio.Cancelled)):
+        if unheard is not None:
+            raise unheard
+        return
+    if unheard is not None:
+        body_error.add_note(f"trioipc: {request.id} failed too: {unheard!r}")
+    raise body_error
+
+
+def _message(message: IPCMessage | Mapping[str, object]) -> IPCMessage:
+    """Make a message of what `execute` was given."""
+    if isinstance(message, IPCMessage):
+        return message
+    if not isinstance(message, Mapping):
+        raise LocalProtocolError(f"a {type(message).__name__} is no message")
+    fields = {str(key): value for key, value in message.items()}
+    fields.setdefault("id", "")
+    try:
+        made = IPCMessage(**fields)  # type: ignore[arg-type] # checked by its validators
+    except (TypeError, ValueError) as error:
+        raise LocalProtocolError(f"this is no message: {error.args[0]}") from error
+    if made.channel not in CHANNELS:
+        raise LocalProtocolError(f"there is no channel {made.channel!r}")
+    return made
+
+
+def _modules(modules: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(modules, str):
+        raise TypeError(f"modules must be an iterable of names, not the str {modules!r}")
+    names = tuple(modules)
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"modules must hold names, not {type(name).__name__}")
+    return names
+
+
+@asynccontextmanager
+@enable_ki_protection
+async def open_worker_pool(
+    size: int | None = None,
+    *,
+    modules: Iterable[str] = (),
+    kind: Kind = "cpu",
+    strategy: StrategyName = "least-busy",
+    task_timeout: float = math.inf,
+    queue_timeout: float = math.inf,
+    start_timeout: float = 30.0,
+    max_retries: int = 2,
+    max_queue: float = math.inf,
+    grace: float = 1.0,
+    drain_timeout: float = math.inf,
+    progress_interval: float = 0.05,
+    name: str = "trioipc",
+) -> AsyncIterator[WorkerPool]:
+    """Open a pool of workers for as long as the block lasts.
+
+    Entering returns when the first worker is ready; others start when they are wanted. Leaving
+    serves what waits and runs for ``drain_timeout``, then aborts it; if the body raised or was
+    cancelled, it aborts at once. What the body raises leaves the block as itself.
+
+    Args:
+      size: The most workers there are; None for one a core that this process may use.
+      modules: Modules that each worker loads, for their `operation` functions.
+      kind: ``"cpu"`` for worker processes, ``"thread"`` for threads of this process.
+      strategy: ``"least-busy"`` or ``"round-robin"``.
+      task_timeout: Seconds that a request may run.
+      queue_timeout: Seconds that it may wait before that.
+      start_timeout: Seconds that a worker has to get ready.
+      max_retries: How often an idempotent request is tried again after a crash.
+      max_queue: How many requests may wait; callers beyond that wait for room first.
+      grace: Seconds for each rung of the cancel ladder.
+      drain_timeout: Seconds that leaving waits for requests.
+      progress_interval: Seconds between two progress values of a request.
+      name: The first half of each request's id.
+
+    Raises:
+      WorkerStartError: if no worker can be started, or a module not be loaded.
+      ValueError, TypeError: if an argument is not as said above.
+
+    Cancellation: entering and leaving are checkpoints; no worker outlives the block.
+    """
+    dispatcher, supervisor, options = _build(
+        usable_cores() if size is None else int(_count("size", size, 1)),
+        _modules(modules),
+        _one_of("kind", kind, _KINDS),
+        _one_of("strategy", strategy, STRATEGIES),
+        _Options(
+            size=usable_cores() if size is None else size,
+            task_timeout=_seconds("task_timeout", task_timeout),
+            queue_timeout=_seconds("queue_timeout", queue_timeout),
+            grace=_seconds("grace", grace),
+            max_retries=int(_count("max_retries", max_retries, 0)),
+            drain_timeout=_seconds("drain_timeout", drain_timeout),
+        ),
+        _seconds("start_timeout", start_timeout),
+        _count("max_queue", max_queue, 0),
+        _seconds("progress_interval", progress_interval),
+        name,
+    )
+    failure: BaseException | None = None
+    async with tricycle.open_service_nursery() as nursery:
+        pool = WorkerPool(dispatcher, supervisor, options)
+        nursery.start_soon(supervisor.run, nursery)
+        nursery.start_soon(dispatcher.run_timer)
+        nursery.start_soon(dispatcher.sampler.run)
+        try:
+            await supervisor.wait_ready(1)
+            yield pool
+            await pool._drain()
+        except BaseException as error:
+            failure = error
+        await pool._stop()
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+
+
+def _build(
+    size: int,
+    modules: tuple[str, ...],
+    kind: Kind,
+    strategy: StrategyName,
+    options: _Options,
+    start_timeout: float,
+    max_queue: float,
+    progress_interval: float,
+    name: str,
+) -> tuple[Dispatcher, Supervisor, _Options]:
+    engine: Engine
+    if kind == "thread":
+        engine = ThreadEngine(name)
+    else:
+        refuse_nested()
+        engine = ProcessEngine(name, modules, start_timeout)
+    dispatcher = Dispatcher(
+        name, engine, Scheduler(strategy, max_queue), Sampler(progress_interval)
+    )
+    supervisor = Supervisor(dispatcher, size)
+    dispatcher.on_demand = supervisor.look
+    return dispatcher, supervisor, options
