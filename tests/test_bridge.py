@@ -356,9 +356,7 @@ async def test_what_a_killed_worker_left_is_removed(
     assert os.path.dirname(spares[0]) == str(tmp_path)
 
 
-async def test_a_missing_folder_is_the_workers_to_say(
-    crypto: CryptoBridge, tmp_path: Path
-) -> None:
+async def test_a_missing_folder_is_the_workers_to_say(crypto: CryptoBridge, tmp_path: Path) -> None:
     """The error of the call is that of the worker, not one of cleaning up."""
     with pytest.raises(FileNotFoundError):
         await crypto.encrypt_file(b"data", KEY, destination=tmp_path / "no" / "out")
@@ -413,9 +411,7 @@ async def test_what_does_not_verify_comes_home_as_itself(kind: Kind, tmp_path: P
         with pytest.raises(InvalidTag):
             await bridge.crypto.decrypt_file(bytes(100), KEY, NONCE)
         with pytest.raises(InvalidTag):
-            await bridge.crypto.decrypt_file(
-                bytes(100), KEY, NONCE, destination=tmp_path / "out"
-            )
+            await bridge.crypto.decrypt_file(bytes(100), KEY, NONCE, destination=tmp_path / "out")
         with pytest.raises(FileNotFoundError) as caught:
             await bridge.crypto.hash_file(tmp_path / "missing")
         assert caught.value.filename == str(tmp_path / "missing")
@@ -788,9 +784,7 @@ def test_no_process_outlives_the_run(on_processes: None) -> None:
     assert multiprocessing.active_children() == []
 
 
-def test_requests_that_outlive_the_main_task_are_aborted(
-    on_threads: None, tmp_path: Path
-) -> None:
+def test_requests_that_outlive_the_main_task_are_aborted(on_threads: None, tmp_path: Path) -> None:
     """After the main task, those in flight and all later ones get ClosedResourceError."""
     source = sparse_file(tmp_path / "source", LONG)
     errors: list[type[BaseException]] = []

@@ -330,9 +330,7 @@ def test_memory_does_not_grow_with_the_file(
 # ---- what does not verify
 
 
-@given(
-    data=st.binary(max_size=100), place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7)
-)
+@given(data=st.binary(max_size=100), place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_any_flipped_bit_is_an_invalid_tag(data: bytes, place: float, bit: int) -> None:
     """One bit, anywhere, and there is no plaintext; what was allocated is zero again."""
     ciphertext = bytearray(encrypt(data))
@@ -428,9 +426,7 @@ def test_plaintext_has_no_name_before_it_has_verified(
     cells = WatchedCells(lambda number: sizes.append(os.path.getsize(target[1])))
     ciphertext = bytearray(encrypt(bytes(3 * STEP)))
     ciphertext[0] ^= 1
-    result, _ = call_watched(
-        cells, decrypt_file, memoryview(ciphertext), KEY, NONCE, None, *target
-    )
+    result, _ = call_watched(cells, decrypt_file, memoryview(ciphertext), KEY, NONCE, None, *target)
     assert type(result) is InvalidTag
     assert sizes == [0] * 5
     assert files_in(folder) == {}

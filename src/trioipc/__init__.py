@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from trioipc._errors import WorkerCrashedError as WorkerCrashedError
     from trioipc._errors import WorkerError as WorkerError
     from trioipc._errors import WorkerStartError as WorkerStartError
+    from trioipc.bridge._arguments import WrittenFile as WrittenFile
     from trioipc.bridge.bridge import Placement as Placement
     from trioipc.bridge.bridge import WorkerBridge as WorkerBridge
     from trioipc.bridge.bridge import close_default_bridge as close_default_bridge
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from trioipc.bridge.bridge import open_worker_bridge as open_worker_bridge
     from trioipc.bridge.crypto import Encrypted as Encrypted
     from trioipc.bridge.file import FileHash as FileHash
-    from trioipc.builtin._files import WrittenFile as WrittenFile
     from trioipc.memory.state import SharedCancellation as SharedCancellation
     from trioipc.memory.state import SharedProgress as SharedProgress
     from trioipc.memory.state import is_shared_memory_available as is_shared_memory_available
@@ -81,6 +81,7 @@ _HOMES = {
         "WorkerError",
         "WorkerStartError",
     ),
+    "trioipc.bridge._arguments": ("WrittenFile",),
     "trioipc.bridge.bridge": (
         "Placement",
         "WorkerBridge",
@@ -90,7 +91,6 @@ _HOMES = {
     ),
     "trioipc.bridge.crypto": ("Encrypted",),
     "trioipc.bridge.file": ("FileHash",),
-    "trioipc.builtin._files": ("WrittenFile",),
     "trioipc.memory.state": (
         "SharedCancellation",
         "SharedProgress",
@@ -115,7 +115,7 @@ _HOMES = {
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 _SUBMODULES = ("chunks", "sizing", "timeouts")
 
-__all__ = ["__version__", *_SUBMODULES, *_HOME_OF]  # noqa: PLE0604 - a test compares it with the above
+__all__ = ["__version__", *_SUBMODULES, *_HOME_OF]  # compared with the above by a test
 
 
 def __getattr__(name: str) -> object:

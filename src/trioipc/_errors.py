@@ -164,7 +164,7 @@ class FallbackWarning(RuntimeWarning):
     """A bridge could not start worker processes and works on threads instead."""
 
 
-class RequestInterrupt(BaseException):  # noqa: N818 - like trio.Cancelled, it is no error
+class RequestInterrupt(BaseException):  # like trio.Cancelled, it is no error
     """Ends the function of a cancelled request; raised in workers only.
 
     Let it pass, as you would `trio.Cancelled`: clean up, then re-raise. If it is swallowed, the

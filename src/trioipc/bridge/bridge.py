@@ -61,14 +61,17 @@ if TYPE_CHECKING:
         """What a bridge asks when it is used: one that is open, or one that opens when needed."""
 
         @property
-        def placed(self) -> Placement: ...
+        def placed(self) -> Placement:
+            """Where the operations run."""
 
         @property
-        def pool(self) -> WorkerPool: ...
+        def pool(self) -> WorkerPool:
+            """The pool below."""
 
         async def run(
             self, function: Callable[[*Ts], T], /, *args: *Ts, **options: Unpack[Options]
-        ) -> T: ...
+        ) -> T:
+            """Run an operation there."""
 
 
 @final
@@ -83,7 +86,8 @@ class WorkerBridge:
     """SHA-256 and SHA-512."""
 
     def __repr__(self) -> str:
-        return f"<WorkerBridge: on {self.placed.kind}s>"
+        where = "threads" if self.placed.kind == "thread" else "processes"
+        return f"<WorkerBridge: on {where}>"
 
     @property
     def pool(self) -> WorkerPool:

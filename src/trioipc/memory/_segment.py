@@ -12,8 +12,8 @@ from __future__ import annotations
 import mmap
 import os
 import secrets
+from typing import TYPE_CHECKING
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Literal, TypeAlias
 

@@ -9,19 +9,15 @@ Rules:
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING, final
 
 from trioipc._errors import SharedStateError
 from trioipc.memory._board import DEFAULT_TOTAL, clear_text, read_text, write_text
 from trioipc.memory._segment import best_backend, create
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
-    from typing import Self, final
-else:
-
-    def final(cls):
-        return cls
+    from typing import Self
 
 
 # Another process sees a change within 10 ms (the contract); a thread that waits looks this often.

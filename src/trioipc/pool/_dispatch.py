@@ -15,16 +15,15 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from trioipc._errors import RequestCancelledError, RequestTimeoutError, WorkerStartError
-from trioipc.pool._endpoint import Death, Snapshot
 from trioipc.pool._ladder import Ladder
-from trioipc.pool._progress import Sampler
 from trioipc.pool._statistics import TimeCounts, WorkerInfo
 from trioipc.protocol._lifecycle import WORKER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from trioipc.pool._endpoint import Answer, Endpoint, Engine
+    from trioipc.pool._endpoint import Answer, Death, Endpoint, Engine, Snapshot
+    from trioipc.pool._progress import Sampler
     from trioipc.pool._request import PoolRequest
     from trioipc.pool._scheduler import Scheduler
     from trioipc.protocol._lifecycle import WorkerEvent, WorkerState
@@ -105,9 +104,7 @@ class Dispatcher:
                 request._cause = self._flagged(request)
                 self._end(request, "cancel")
                 return
-            self.sampler.watch(
-                request, flag, lambda: self.cancel(request, self._flagged(request))
-            )
+            self.sampler.watch(request, flag, lambda: self.cancel(request, self._flagged(request)))
         if terms.queue_timeout != math.inf or terms.total_timeout != math.inf:
             now = trio.current_time()
             request._queue_expires = now + terms.queue_timeout
@@ -122,9 +119,7 @@ class Dispatcher:
         flag = request._terms.cancellation
         reason = None if flag is None else flag.reason()
         message = f"{request.id} was cancelled by its SharedCancellation"
-        return RequestCancelledError(
-            message + (f": {reason}" if reason else ""), reason=reason
-        )
+        return RequestCancelledError(message + (f": {reason}" if reason else ""), reason=reason)
 
     def listen(self, request: PoolRequest[object]) -> None:
         """Sample the request's progress from now on."""
@@ -236,15 +231,9 @@ class Dispatcher:
         if request._terms.cancellation is not None or request._channel is not None:
             self.sampler.forget(request)
         self.ended += 1
-        if request._raise_cancel is not None or request._dropped:
-            self.cancelled += 1
-        elif request._cause is not None:
-            if isinstance(request._cause, RequestTimeoutError):
-                self.errors += 1
-            else:
-                self.cancelled += 1
-        elif request._answer is None or request._answer.kind != "value":
-            self.errors += 1
+        tally = request._tally()
+        self.errors += tally == "error"
+        self.cancelled += tally == "cancelled"
         request._end()
         if self.closed and not self.scheduler.held and not self.scheduler.waiting:
             self.quiet.set()
@@ -432,9 +421,7 @@ class Dispatcher:
         self.scheduler.put_back(request, request._terms.priority)
         self._arm(request, min(request._queue_expires, request._expires))
 
-    def _crashed(
-        self, request: PoolRequest[object], snapshot: Snapshot, death: Death
-    ) -> None:
+    def _crashed(self, request: PoolRequest[object], snapshot: Snapshot, death: Death) -> None:
         request._crash(death.exitcode, snapshot, death.error)
         if len(request._crashes) <= request._terms.retries and not self.closed:
             request._queue_expires = math.inf  # it has waited its time
@@ -484,5 +471,3 @@ class Dispatcher:
         if request._cause is None and request._raise_cancel is None:
             request._failure = error
             request._crashes.clear()
-
-

@@ -406,7 +406,7 @@ class ProcessEndpoint(Endpoint):
                 return
 
     def _handle(self, head: tuple[Any, ...], body: bytes) -> None:
-        _, kind, flags, slot, generation = head
+        _, kind, flags, _, generation = head
         if kind == READY:
             _, self._engine.known_operations = decode(body, flags, ())
             self._started.set()

@@ -125,9 +125,7 @@ class Sampler:
         self._looks[request] = look
         self._wanted.set()
 
-    def watch(
-        self, request: object, flag: SharedCancellation, cancel: Callable[[], None]
-    ) -> None:
+    def watch(self, request: object, flag: SharedCancellation, cancel: Callable[[], None]) -> None:
         """Call ``cancel`` once when ``flag`` is set."""
         self._flags[request] = flag, cancel
         self._wanted.set()

@@ -6,7 +6,7 @@ The decisions about how a request ends are here and pure; what moves it is in `_
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, final
 
 import attrs
 import trio
@@ -62,8 +62,9 @@ class PoolRequest(Generic[T_co]):
     _terms: Terms
     _serial: int
     _name: str | None = None
-    _nursery: trio.Nursery | None = None
 
+    # Of its own, in the caller's task, from before it is submitted.
+    _nursery: trio.Nursery | None = attrs.field(default=None, init=False)
     _state: RequestState = attrs.field(default="waiting", init=False)
     # Where it is: on which worker, in which place, under which number.
     _worker: Worker | None = attrs.field(default=None, init=False)
@@ -85,6 +86,8 @@ class PoolRequest(Generic[T_co]):
     )
     _raise_cancel: Callable[[], object] | None = attrs.field(default=None, init=False)
     _dropped: bool = attrs.field(default=False, init=False)  # its block was left
+    # Its outcome, if that does not come from a worker.
+    _verdict: Outcome[Any] | None = attrs.field(default=None, init=False)
     _ladder: Ladder | None = attrs.field(default=None, init=False)
 
     # How it ended: an answer, or an error without one.
@@ -177,7 +180,7 @@ class PoolRequest(Generic[T_co]):
             if self._over is None:
                 self._over = trio.Event()
             await self._over.wait()
-        value: T_co = self._conclude().unwrap_again()
+        value: T_co = _unwrap_again(self._conclude())
         return value
 
     # -- for the dispatcher -----------------------------------------------------------------
@@ -196,6 +199,17 @@ class PoolRequest(Generic[T_co]):
             waiter, self._waiter = self._waiter, None
             trio.lowlevel.reschedule(waiter)
 
+    def _resolve(self, verdict: Outcome[Any]) -> None:
+        """End it with an outcome that does not come from its worker, who is told to stop."""
+        if self._state != "ended" and self._verdict is None:
+            self._verdict = verdict
+            self._dispatcher.cancel(self, None)
+
+    def _inform(self, snapshot: Snapshot) -> None:
+        """Give the reader of `progress` what does not come from its worker."""
+        if self._channel is not None:
+            self._channel.publish(snapshot, max(self._attempts, 1))
+
     def _publish(self) -> None:
         """Give the reader of `progress` what the slot holds."""
         snapshot = self._look()
@@ -204,17 +218,16 @@ class PoolRequest(Generic[T_co]):
 
     # -- the end, in the caller's task --------------------------------------------------------
 
-    def _conclude(self) -> _Repeatable:
-        """Decide the outcome, once; see the last table of the design's promises."""
+    def _conclude(self) -> Outcome[Any]:
+        """Decide the outcome, once."""
         if self._outcome is None:
             self._outcome = self._decide()
             self._answer = None
-        return _Repeatable(self._outcome)
+        return self._outcome
 
     def _decide(self) -> Outcome[Any]:
         answer, failure = self._answer, self._failure
-        stopped_early = self._raise_cancel is not None or self._cause is not None or self._dropped
-        if not stopped_early:
+        if not self._stopped_early():
             if failure is not None:
                 return Error(failure)
             assert answer is not None
@@ -222,6 +235,8 @@ class PoolRequest(Generic[T_co]):
         error = self._error_in_cleanup(answer)
         if self._raise_cancel is not None:
             return Error(error) if error is not None else capture(self._raise_cancel)
+        if self._verdict is not None:
+            return self._verdict
         if self._cause is None:  # its block was left; nobody asks any more
             return Value(None) if error is None else Error(error)
         self._cause.rung = self._rung(answer)
@@ -229,11 +244,49 @@ class PoolRequest(Generic[T_co]):
         self._annotate(self._cause)
         return Error(self._cause)
 
+    def _stopped_early(self) -> bool:
+        return (
+            self._raise_cancel is not None
+            or self._verdict is not None
+            or self._cause is not None
+            or self._dropped
+        )
+
+    def _tally(self) -> Literal["value", "error", "cancelled"]:
+        """Say as what the pool's statistics count it."""
+        if self._raise_cancel is not None or self._dropped:
+            return "cancelled"
+        if self._verdict is not None:
+            return "value" if isinstance(self._verdict, Value) else "error"
+        if self._cause is not None:
+            return "error" if isinstance(self._cause, RequestTimeoutError) else "cancelled"
+        return "value" if self._answer is not None and self._answer.kind == "value" else "error"
+
+    def _unheard(self) -> BaseException | None:
+        """Return the error of a request whose result nobody asked for."""
+        if self._asked:
+            return None
+        outcome = self._conclude()
+        error = outcome.error if isinstance(outcome, Error) else None
+        # Somebody called cancel() and left: they know.
+        return None if isinstance(error, RequestCancelledError) else error
+
+    def _mention_in(self, other: BaseException) -> None:
+        """Note in an error that comes out in its place how this failed, if it did and none asked.
+
+        Without the text of its error, which may hold what belongs in no log.
+        """
+        error = self._unheard()
+        if error is not None and error is not other:
+            other.add_note(f"trioipc: {self.id} failed too, with {type(error).__name__}")
+
     def _homecoming(self, answer: Answer) -> Outcome[Any]:
         """Bring home what the function gave."""
         if answer.kind in ("stopped", "skipped"):  # though nobody had cancelled it
             outcome: Outcome[Any] = Error(
-                RequestExitError("the function raised RequestInterrupt", type_name="RequestInterrupt")
+                RequestExitError(
+                    "the function raised RequestInterrupt", type_name="RequestInterrupt"
+                )
             )
         else:
             outcome = answer.unpack()
@@ -303,21 +356,13 @@ class PoolRequest(Generic[T_co]):
         return poisoned
 
 
-@final
-class _Repeatable:
-    """An outcome that may be unwrapped by several tasks, each with a traceback of its own."""
-
-    __slots__ = ("_outcome",)
-
-    def __init__(self, outcome: Outcome[Any]) -> None:
-        self._outcome = outcome
-
-    def unwrap_again(self) -> Any:
-        if isinstance(self._outcome, Value):
-            return self._outcome.value
-        assert isinstance(self._outcome, Error)
-        error = self._outcome.error
-        try:
-            raise error.with_traceback(error.__traceback__)
-        finally:
-            del error
+def _unwrap_again(outcome: Outcome[Any]) -> Any:
+    """Unwrap an outcome that others may unwrap as well."""
+    if isinstance(outcome, Value):
+        return outcome.value
+    assert isinstance(outcome, Error)
+    error = outcome.error
+    try:
+        raise error
+    finally:
+        del error, outcome  # else its traceback would hold a frame that holds it

@@ -69,9 +69,7 @@ class Scheduler(Generic[R, W]):
         self._queues = {"high": self._high, "normal": self._normal, "low": self._low}
 
     def __repr__(self) -> str:
-        return (
-            f"<Scheduler: {self.waiting} waiting, {self._held} held, {len(self._desks)} workers>"
-        )
+        return f"<Scheduler: {self.waiting} waiting, {self._held} held, {len(self._desks)} workers>"
 
     @property
     def waiting(self) -> int:

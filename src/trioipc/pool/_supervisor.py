@@ -61,6 +61,7 @@ class Supervisor:
     def close(self) -> None:
         """Start nothing more."""
         self._closing = True
+        self._tell()
 
     @enable_ki_protection
     async def run(self, nursery: trio.Nursery) -> None:
@@ -134,9 +135,9 @@ class Supervisor:
     def _ready(self) -> int:
         return sum(w.state in ("idle", "busy") for w in self._dispatcher.workers)
 
-    async def wait_gone(self) -> None:
-        """Wait until there are no workers."""
-        while self._dispatcher.workers:
+    async def wait_closed(self) -> None:
+        """Wait until it was closed and there are no workers."""
+        while not self._closing or self._dispatcher.workers:
             await self._news.wait()
 
 

@@ -21,9 +21,11 @@ from trioipc.memory._board import (
     DONE,
     HISTOGRAM,
     HISTOGRAMS,
+    OVER,
     PHASE,
     QUEUE,
     RUN,
+    RUNNING,
     SLOT,
     STARTED_AT,
     STATE,
@@ -33,8 +35,8 @@ from trioipc.memory._board import (
     count,
 )
 from trioipc.pool._endpoint import Death, Endpoint, Engine, Snapshot
-from trioipc.pool._slot import set_cancel, set_limit, snapshot
 from trioipc.pool._payload import exit_error, refuse_asynchronous
+from trioipc.pool._slot import set_cancel, set_limit, snapshot
 from trioipc.worker.request import CurrentRequest, set_context_request
 
 if TYPE_CHECKING:
@@ -123,7 +125,7 @@ class ThreadEndpoint(Endpoint):
                 answer = await trio.to_thread.run_sync(
                     self._run, call, generation, serial, limiter=self._limiter
                 )
-                self._cells[STATE] = 0
+                self._cells[STATE] = generation << 2 | OVER
                 hear(generation, answer)
         return Death()
 
@@ -132,7 +134,7 @@ class ThreadEndpoint(Endpoint):
         started = time.perf_counter_ns()
         cells[DONE], cells[TOTAL], cells[TICK], cells[PHASE] = 0, DEFAULT_TOTAL, 0, 0
         cells[STARTED_AT] = started
-        cells[STATE] = generation << 2 | 1
+        cells[STATE] = generation << 2 | RUNNING
         if cells[CANCEL] == generation:
             return ThreadAnswer("skipped", None)
         request = CurrentRequest(cells, generation, f"{self._name}-{serial}", shared=False)
@@ -186,4 +188,3 @@ class ThreadEndpoint(Endpoint):
     def histograms(self) -> memoryview:
         """Return the thread's time counts."""
         return self._cells[SLOT:]
-

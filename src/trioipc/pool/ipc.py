@@ -11,10 +11,13 @@ from contextlib import asynccontextmanager
 from itertools import count
 from typing import TYPE_CHECKING, Any, final
 
+import attrs
 import trio
+from outcome import Error, Value
 from trio.lowlevel import checkpoint_if_cancelled, enable_ki_protection
 
 from trioipc._errors import LocalProtocolError, RemoteProtocolError
+from trioipc.pool._endpoint import Snapshot
 from trioipc.pool.pool import WorkerPool, _seconds, open_worker_pool
 from trioipc.protocol._codec import VERSION
 from trioipc.protocol._correlator import Correlator, ProtocolStatistics
@@ -210,17 +213,10 @@ class IPCProtocol:
         message = self.create_message(
             type, channel, payload, priority=priority, timeout=limit if limit < math.inf else None
         )
-        id = message.id if message_id is None else message_id
-        if self._correlator.find(id) is not None:
-            raise LocalProtocolError(f"a request with the id {id!r} is already under way")
-        message = IPCRequest(
-            id=id,
-            type=type,
-            channel=channel,
-            payload=payload,
-            priority=priority,
-            timeout=message.timeout,
-        )
+        if message_id is not None:
+            message = attrs.evolve(message, id=message_id)
+        if self._correlator.find(message.id) is not None:
+            raise LocalProtocolError(f"a request with the id {message.id!r} is already under way")
         sent = trio.current_time()
         self._say("sent", message, 0.0)
         try:
@@ -229,12 +225,12 @@ class IPCProtocol:
                 on_progress,
                 cancellation,
                 retry=self._enable_retries,
-                started=lambda request: self._correlator.expect(id, request, sent),
+                started=lambda request: self._correlator.expect(message.id, request, sent),
             )
         except BaseException:
-            self._correlator.forget(id)
+            self._correlator.forget(message.id)
             raise
-        self._correlator.answer(id, trio.current_time())
+        self._correlator.answer(message.id, trio.current_time())
         self._say("answered", message, trio.current_time() - sent)
         return outcome.unwrap()
 
@@ -259,14 +255,24 @@ class IPCProtocol:
         """
         self._check()
         if not isinstance(message, IPCResponse | IPCProgress):
-            raise RemoteProtocolError(f"expected an answer, not a {_kind_of(message)}")
+            raise RemoteProtocolError(f"expected an answer, not a {type(message).__name__}")
         if message.version != VERSION:
             raise RemoteProtocolError(f"a message of version {message.version}, not {VERSION}")
         request = self._correlator.find(message.correlation_id)
         if request is None:
             return False
         if isinstance(message, IPCResponse):
-            request._resolve(message.result if message.ok else message.error, message.ok)
+            request._resolve(Value(message.result) if message.ok else Error(_error_of(message)))
+        else:
+            request._inform(
+                Snapshot(
+                    started=True,
+                    value=message.value,
+                    total=message.total,
+                    phase=message.phase,
+                    written=True,
+                )
+            )
         return True
 
     def cancel_request(self, message_id: str) -> bool:
@@ -297,14 +303,14 @@ class IPCProtocol:
             return
         self._destroyed = True
         for request in self._correlator.waiting():
-            request._fail(trio.ClosedResourceError("the protocol was destroyed"))
+            request._resolve(Error(trio.ClosedResourceError("the protocol was destroyed")))
 
     def _check(self) -> None:
         if self._destroyed:
             raise trio.ClosedResourceError("this protocol was destroyed")
 
 
-def _kind_of(message: object) -> str:
-    return type(message).__name__
-
-
+def _error_of(message: IPCResponse) -> BaseException:
+    if isinstance(message.error, BaseException):
+        return message.error
+    return RemoteProtocolError("the other side reported an error without saying which")

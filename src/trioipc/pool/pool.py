@@ -14,7 +14,6 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, TypeVarTuple, final
 
 import attrs
-import tricycle
 import trio
 from outcome import Error
 from trio.lowlevel import (
@@ -29,7 +28,6 @@ from trio.lowlevel import (
 from trioipc._errors import (
     LocalProtocolError,
     OperationNotFoundError,
-    RequestCancelledError,
     RequestTimeoutError,
 )
 from trioipc.pool._dispatch import Dispatcher
@@ -104,24 +102,21 @@ class _Options:
 class WorkerPool:
     """Runs functions in workers; get one from `open_worker_pool`."""
 
-    def __init__(
-        self, dispatcher: Dispatcher, supervisor: Supervisor, options: _Options
-    ) -> None:
+    def __init__(self, dispatcher: Dispatcher, supervisor: Supervisor, options: _Options) -> None:
         self._dispatcher = dispatcher
         self._supervisor = supervisor
         self._options = options
         self._token = trio.lowlevel.current_trio_token()
         self._pid = os.getpid()
         self._open = True
+        self._served = trio.Event()
 
     def __repr__(self) -> str:
         workers = self._dispatcher.workers
         busy = sum(bool(worker.held) for worker in workers)
         waiting = self._dispatcher.scheduler.waiting
         closed = "" if self._open else ", closed"
-        return (
-            f"<WorkerPool: {busy} busy, {len(workers) - busy} idle, {waiting} waiting{closed}>"
-        )
+        return f"<WorkerPool: {busy} busy, {len(workers) - busy} idle, {waiting} waiting{closed}>"
 
     # -- checks -----------------------------------------------------------------------------
 
@@ -252,12 +247,13 @@ class WorkerPool:
         call = self._dispatcher.engine.prepare(function, arguments)
         serial = next(self._dispatcher.serials)
         failure: BaseException | None = None
+        request: PoolRequest[Any] = PoolRequest(
+            self._dispatcher, function, call, terms, serial, name
+        )
+        if started is not None:
+            started(request)
         async with trio.open_nursery() as nursery:
-            request: PoolRequest[Any] = PoolRequest(
-                self._dispatcher, function, call, terms, serial, name, nursery
-            )
-            if started is not None:
-                started(request)
+            request._nursery = nursery
             if on_progress is not None:
                 request.progress  # noqa: B018 - from now on it is sampled
             self._dispatcher.submit(request)
@@ -266,6 +262,7 @@ class WorkerPool:
             if request._state != "ended":
                 await self._wait(request)
         if failure is not None:
+            request._mention_in(failure)
             return Error(failure)
         return request._decide()
 
@@ -288,9 +285,10 @@ class WorkerPool:
         try:
             async for progress in request.progress:
                 await _call_back(on_progress, progress)
+        except trio.Cancelled as error:
+            request._raise_cancel = Error(error).unwrap
+            self._dispatcher.cancel(request, None)
         except BaseException as error:
-            if request._state == "ended" and isinstance(error, trio.Cancelled):
-                return error
             request._dropped = True
             self._dispatcher.cancel(request, None)
             if request._state != "ended":
@@ -350,9 +348,8 @@ class WorkerPool:
         serial = next(self._dispatcher.serials)
         body_error: BaseException | None = None
         async with trio.open_nursery() as nursery:
-            request: PoolRequest[T] = PoolRequest(
-                self._dispatcher, fn, call, terms, serial, None, nursery
-            )
+            request: PoolRequest[T] = PoolRequest(self._dispatcher, fn, call, terms, serial)
+            request._nursery = nursery
             request._over = trio.Event()
             self._dispatcher.submit(request)
             try:
@@ -362,8 +359,7 @@ class WorkerPool:
             if request._state != "ended":
                 request._dropped = True
                 self._dispatcher.cancel(request, None)
-                with trio.CancelScope(shield=True):
-                    await request._over.wait()
+                body_error = await _wait_out(request._over) or body_error
         _leave(request, body_error)
 
     @enable_ki_protection
@@ -417,10 +413,8 @@ class WorkerPool:
             None,
             math.inf if message.timeout is None else _seconds("timeout", message.timeout),
         )
-        arguments = (message.channel, message.type, message.payload)
-        return await self._run(
-            registry.perform, arguments, terms, on_progress, message.id, started
-        )
+        arguments = (message.channel, message.type, message.payload, message.id)
+        return await self._run(registry.perform, arguments, terms, on_progress, message.id, started)
 
     def _find(self, channel: str, name: str) -> bool:
         """Say whether an operation is idempotent.
@@ -486,17 +480,43 @@ class WorkerPool:
             with trio.move_on_after(self._options.drain_timeout):
                 await dispatcher.quiet.wait()
 
-    async def _stop(self) -> None:
-        """End what is left and wait until every worker is gone."""
+    async def _stop(self) -> KeyboardInterrupt | None:
+        """End what is left and wait until all is gone; return a Ctrl-C that came meanwhile."""
         dispatcher = self._dispatcher
         self._open = False
         dispatcher.closed = True
         self._supervisor.close()
+        dispatcher.abort()
+        for worker in [*dispatcher.workers]:
+            dispatcher.retire(worker, "closed")
+        return await _wait_out(self._served)
+
+    @enable_ki_protection
+    async def _serve(self) -> None:
+        """Host the pool's own tasks until `_stop`, whatever is cancelled outside."""
         with trio.CancelScope(shield=True):
-            dispatcher.abort()
-            for worker in [*dispatcher.workers]:
-                dispatcher.retire(worker, "closed")
-            await self._supervisor.wait_gone()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._supervisor.run, nursery)
+                nursery.start_soon(self._dispatcher.run_timer)
+                nursery.start_soon(self._dispatcher.sampler.run)
+                await self._supervisor.wait_closed()
+                nursery.cancel_scope.cancel()
+        self._served.set()
+
+
+async def _wait_out(event: trio.Event) -> KeyboardInterrupt | None:
+    """Wait, and let nothing cut it short; return a Ctrl-C that tried.
+
+    In a nursery it would come out in a group.
+    """
+    interrupt = None
+    with trio.CancelScope(shield=True):
+        while not event.is_set():
+            try:
+                await event.wait()
+            except KeyboardInterrupt as error:
+                interrupt = error
+    return interrupt
 
 
 @disable_ki_protection
@@ -508,19 +528,14 @@ async def _call_back(callback: Callback, progress: Progress) -> None:
 
 def _leave(request: PoolRequest[Any], body_error: BaseException | None) -> None:
     """Raise what comes out of an `open_request` block, if anything."""
-    unheard = None
-    if not request._asked:
-        outcome = request._decide()
-        unheard = outcome.error if isinstance(outcome, Error) else None
-        if isinstance(unheard, RequestCancelledError):
-            unheard = None  # somebody called cancel(), and left: they know
-    if body_error is None or (unheard is not None and isinstance(body_error, trio.Cancelled)):
-        if unheard is not None:
-            raise unheard
-        return
+    unheard = request._unheard()
+    if body_error is not None and not (
+        unheard is not None and isinstance(body_error, trio.Cancelled)
+    ):
+        request._mention_in(body_error)
+        raise body_error
     if unheard is not None:
-        body_error.add_note(f"trioipc: {request.id} failed too: {unheard!r}")
-    raise body_error
+        raise unheard
 
 
 def _message(message: IPCMessage | Mapping[str, object]) -> IPCMessage:
@@ -613,22 +628,22 @@ async def open_worker_pool(
         _seconds("progress_interval", progress_interval),
         name,
     )
+    pool = WorkerPool(dispatcher, supervisor, options)
     failure: BaseException | None = None
-    async with tricycle.open_service_nursery() as nursery:
-        pool = WorkerPool(dispatcher, supervisor, options)
-        nursery.start_soon(supervisor.run, nursery)
-        nursery.start_soon(dispatcher.run_timer)
-        nursery.start_soon(dispatcher.sampler.run)
-        try:
-            await supervisor.wait_ready(1)
-            yield pool
-            await pool._drain()
-        except BaseException as error:
-            failure = error
-        await pool._stop()
-        nursery.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pool._serve)
+            try:
+                await supervisor.wait_ready(1)
+                yield pool
+                await pool._drain()
+            except BaseException as error:
+                failure = error
+            failure = await pool._stop() or failure
+        if failure is not None:
+            raise failure
+    finally:
+        del failure  # its traceback holds this frame
 
 
 def _build(

@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import pickle
 import struct
+from typing import TYPE_CHECKING
 
 from trioipc._errors import PayloadError, RemoteProtocolError
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any, TypeAlias
@@ -163,7 +163,7 @@ def places_of(body: bytes, flags: int) -> tuple[list[Place], bytes]:
     if end > len(body):
         raise RemoteProtocolError(f"a table of {count} places in a body of {len(body)} bytes")
     places = [_PLACE.unpack_from(body, at) for at in range(_COUNT.size, end, _PLACE.size)]
-    return places, body[end:]  # type: ignore[return-value] # three Q are three ints
+    return places, body[end:]
 
 
 def decode(rest: Buffer, flags: int, views: Sequence[memoryview]) -> Any:
@@ -212,4 +212,3 @@ def split_frames(
 def payload_error(what: str, error: BaseException) -> PayloadError:
     """Say that ``what`` could not be pickled or unpickled, and why."""
     return PayloadError(f"{what}: {type(error).__name__}: {error}")
-

@@ -5,19 +5,13 @@ Rule: no clock; the time is an argument, in seconds on any clock that does not g
 
 from __future__ import annotations
 
+from typing import Generic, TypeVar, final
+
 import attrs
 
 from trioipc._errors import LocalProtocolError
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Generic, TypeVar, final
-
-    T = TypeVar("T")
-else:
-    from typing import Generic, TypeVar, final
-
-    T = TypeVar("T")
+T = TypeVar("T")
 
 
 @attrs.frozen

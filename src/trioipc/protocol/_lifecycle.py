@@ -9,7 +9,8 @@ A state and an event are words; the tables map ``{state: {event: next state}}``.
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
+from typing import TYPE_CHECKING
+
 if TYPE_CHECKING:
     from typing import Literal, TypeAlias
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import pickle
 import traceback
+from typing import TYPE_CHECKING
 
 from tblib.pickling_support import install as install_traceback_pickling
 
-from trioipc._errors import PayloadError
 from trioipc.memory._segment import Segment, create
 from trioipc.protocol._codec import (
     ERROR,
     EXIT,
-    NONE,
     PAYLOAD,
     VALUE,
     Encoded,
@@ -21,7 +20,6 @@ from trioipc.protocol._codec import (
     payload_error,
 )
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import CoroutineType
@@ -149,5 +147,3 @@ def _address(view: memoryview) -> int:
     import ctypes  # 3 ms: only where somebody allocates
 
     return ctypes.addressof(ctypes.c_char.from_buffer(view))
-
-

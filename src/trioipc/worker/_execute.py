@@ -9,21 +9,17 @@ as one likes, and a lock of ours is never left behind. A test places it at every
 from __future__ import annotations
 
 import signal
+from typing import TYPE_CHECKING, final
 
 from trioipc._errors import RequestInterrupt
 from trioipc.memory._board import CANCEL
 from trioipc.protocol._codec import ERROR, EXIT, NONE, STOPPED, VALUE
 from trioipc.worker.request import CurrentRequest, set_process_request
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import CodeType, FrameType
-    from typing import Any, final
-else:
-
-    def final(cls):
-        return cls
+    from typing import Any
 
 
 def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import os
 import time
+from typing import TYPE_CHECKING, final
 
 from trioipc._errors import WorkerStartError
 from trioipc.memory._board import (
@@ -58,16 +59,11 @@ from trioipc.worker._wires import Ticket, Wires, connect, receive_segment, send_
 from trioipc.worker.registry import registered
 from trioipc.worker.request import CurrentRequest
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, final
+    from typing import Any
 
     from trioipc.protocol._codec import Encoded
-else:
-
-    def final(cls):
-        return cls
 
 
 # How long a worker looks for the next call before it blocks. Whoever calls back to back then
@@ -91,11 +87,14 @@ def serve(ticket: Ticket) -> None:
             f"the worker found trioipc {__version__}, its parent is {ticket.version}"
         )
     wires = connect(ticket)
-    keep_descriptors_private((wires.control.fileno(), wires.calls, wires.answers, wires.board))
-    die_with_parent()
-    server = Server(ticket, wires)
-    server.prepare()
-    server.loop()
+    try:
+        keep_descriptors_private((wires.control.fileno(), wires.calls, wires.answers, wires.board))
+        die_with_parent()
+        server = Server(ticket, wires)
+        server.prepare()
+        server.loop()
+    finally:
+        wires.close()
 
 
 @final
@@ -213,9 +212,10 @@ class Server:
         places, rest = places_of(body, flags)
         views = [self._at(*place) for place in places]
         self._received.clear()
-        value = decode(rest, flags, views)
+        value: tuple[Any, ...] = decode(rest, flags, views)
         if function == INLINE:
-            return value
+            target, arguments = value
+            return target, arguments
         return self._function(function), value
 
     def _function(self, number: int) -> Callable[..., Any]:
@@ -240,11 +240,9 @@ class Server:
         count(self._cells, queue, started - submitted)
         count(self._cells, whole, now - submitted)
 
-    def _answer(
-        self, slot: int, generation: int, kind: int, value: Any, allocated: Any
-    ) -> None:
+    def _answer(self, slot: int, generation: int, kind: int, value: Any, allocated: Any) -> None:
         flags = INTERRUPTED if self._executor.interrupted else 0
-        if kind == NONE or kind == SKIPPED:
+        if kind in (NONE, SKIPPED):
             self._slots[slot][STATE] = generation << 2 | OVER
             self._write(FROM_WORKER.pack(0, kind, flags, slot, generation))
             return

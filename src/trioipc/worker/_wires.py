@@ -13,10 +13,10 @@ from __future__ import annotations
 import os
 import socket
 import struct
+from typing import TYPE_CHECKING
 
 import attrs
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from trioipc.memory._segment import Segment
 
@@ -51,6 +51,12 @@ class Wires:
     calls: int
     answers: int
     board: int
+
+    def close(self) -> None:
+        """Close everything; the board's descriptor is the segment's, which closes it."""
+        self.control.close()
+        os.close(self.calls)
+        os.close(self.answers)
 
 
 def connect(ticket: Ticket) -> Wires:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from trioipc._errors import LocalProtocolError, OperationNotFoundError
+from typing import TYPE_CHECKING
 
-TYPE_CHECKING = False
+from trioipc._errors import LocalProtocolError, OperationNotFoundError
+from trioipc.worker.request import current_request
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, TypeVar, overload
@@ -109,8 +111,14 @@ def registered() -> tuple[tuple[str, str, bool], ...]:
     )
 
 
-def perform(channel: str, name: str, payload: object) -> object:
+def perform(channel: str, name: str, payload: object, id: str | None = None) -> object:
     """Call the operation of that name with ``payload``; this is what a message runs.
+
+    Args:
+      channel: Where the operation is.
+      name: What messages call it.
+      payload: Its argument.
+      id: The message's, which becomes that of the request.
 
     Raises:
       OperationNotFoundError: if there is none.
@@ -118,6 +126,8 @@ def perform(channel: str, name: str, payload: object) -> object:
     function = _registered.get((channel, name))
     if function is None:
         raise OperationNotFoundError(not_found(channel, name, registered()))
+    if id:
+        current_request().id = id
     return function(payload)
 
 

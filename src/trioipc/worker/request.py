@@ -13,6 +13,7 @@ import contextvars
 import math
 import time
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, final
 
 from trioipc._errors import RequestInterrupt
 from trioipc.memory._board import (
@@ -30,14 +31,8 @@ from trioipc.memory._board import (
 from trioipc.memory._segment import Segment, create
 from trioipc.memory.state import SharedCancellation, SharedProgress
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import final
-else:
-
-    def final(cls):
-        return cls
 
 
 @final
@@ -49,8 +44,8 @@ class CurrentRequest:
         "_cells",
         "_generation",
         "_progress",
-        "_shields",
         "_shared",
+        "_shields",
         "id",
         "segments",
     )
