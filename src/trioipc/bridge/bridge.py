@@ -24,6 +24,7 @@ from trio.lowlevel import RunVar
 from trioipc._errors import FallbackWarning, WorkerError, WorkerStartError
 from trioipc.bridge.crypto import CryptoBridge
 from trioipc.bridge.file import FileBridge
+from trioipc.pool._options import one_of
 from trioipc.pool._process import refuse_nested
 from trioipc.pool.pool import WorkerPool, open_worker_pool
 
@@ -178,7 +179,7 @@ async def open_worker_bridge(
       WorkerStartError: if no worker can be started, and ``fallback`` does not help.
     """
     kind, reason = _placement_of(placement)
-    _one_of("fallback", fallback, get_args(Fallback))
+    one_of("fallback", fallback, get_args(Fallback))
     if kind == "process":
         # In a process that multiprocessing has not started up yet, nothing must be opened at all:
         # threads would run the main script's work once more in each worker.
@@ -236,13 +237,8 @@ def _placement_of(placement: str | None) -> tuple[PlacementKind, str]:
         name, value = ENVIRONMENT_VARIABLE, given
     else:
         return "process", "the default"
-    _one_of(name, value, get_args(PlacementKind))
+    one_of(name, value, get_args(PlacementKind))
     return ("thread" if value == "thread" else "process"), f"{name} says so"
-
-
-def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
 
 
 def _warn(failure: WorkerStartError, stacklevel: int) -> None:

@@ -234,6 +234,7 @@ class Dispatcher:
         tally = request._tally()
         self.errors += tally == "error"
         self.cancelled += tally == "cancelled"
+        request._worker = None
         request._end()
         if self.closed and not self.scheduler.held and not self.scheduler.waiting:
             self.quiet.set()

@@ -206,9 +206,10 @@ class ProcessEndpoint(Endpoint):
                         await self._wait_dead()
                     self._drain()
                     await self._reap(nursery)
+                return Death(self._exitcode(), error or self._broken)
             finally:
                 self._release()
-        return Death(self._exitcode(), error or self._broken)
+                del self._ready, self._hear  # they know who knows us
 
     async def _start(self, nursery: trio.Nursery) -> BaseException | None:
         """Start the process until it is ready; return what went wrong."""
@@ -351,6 +352,11 @@ class ProcessEndpoint(Endpoint):
         if self._pidfd is not None:
             os.close(self._pidfd)
             self._pidfd = None
+        if self._process is not None:
+            # Reaped, but multiprocessing keeps it, with two descriptors, until it looks again.
+            with contextlib.suppress(ValueError):
+                self._process.close()
+            self._process = None
 
     def _close_sentinel_writer(self) -> None:
         if self._sentinel_writer is not None:

@@ -14,7 +14,7 @@ import trio
 from outcome import Error, Value
 from trio.lowlevel import enable_ki_protection
 
-from trioipc._errors import RequestInterrupt
+from trioipc._errors import RequestInterrupt, WorkerStartError
 from trioipc.memory._board import (
     CANCEL,
     DEFAULT_TOTAL,
@@ -37,6 +37,7 @@ from trioipc.memory._board import (
 from trioipc.pool._endpoint import Death, Endpoint, Engine, Snapshot
 from trioipc.pool._payload import exit_error, refuse_asynchronous
 from trioipc.pool._slot import set_cancel, set_limit, snapshot
+from trioipc.worker.registry import load, registered
 from trioipc.worker.request import CurrentRequest, set_context_request
 
 if TYPE_CHECKING:
@@ -88,9 +89,15 @@ class ThreadAnswer:
 @final
 @attrs.define(eq=False)
 class ThreadEngine(Engine):
-    """Makes worker threads."""
+    """Makes worker threads.
+
+    Args:
+      name: The pool's name.
+      modules: What is loaded before the first one is ready, in this process.
+    """
 
     name: str
+    modules: tuple[str, ...] = ()
     places: int = attrs.field(default=1, init=False)
 
     def prepare(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Call:
@@ -102,15 +109,20 @@ class ThreadEngine(Engine):
 
     def endpoint(self) -> Endpoint:
         """Make a worker thread, not started yet."""
-        return ThreadEndpoint(self.name)
+        return ThreadEndpoint(self.name, self.modules)
+
+    def operations(self) -> tuple[tuple[str, str, bool], ...]:
+        """Return those that this process knows."""
+        return registered()
 
 
 @final
 class ThreadEndpoint(Endpoint):
     """One worker thread, from Trio's cache while it has something to do."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, modules: tuple[str, ...]) -> None:
         self._name = name
+        self._modules = modules
         self._cells = memoryview(bytearray((SLOT + HISTOGRAMS * HISTOGRAM) * 8)).cast("Q")
         self._calls, self._todo = trio.open_memory_channel[tuple[ThreadCall, int, int]](1)
         # Of its own, so that waiting for threads of the application cannot hold it up.
@@ -119,8 +131,12 @@ class ThreadEndpoint(Endpoint):
     @enable_ki_protection
     async def live(self, ready: Callable[[], None], hear: Callable[[int, Answer], None]) -> Death:
         """Run calls until closed; see `Endpoint.live`."""
-        ready()
         with trio.CancelScope(shield=True):
+            try:
+                await trio.to_thread.run_sync(load, self._modules, limiter=self._limiter)
+            except WorkerStartError as error:
+                return Death(error=error)
+            ready()
             async for call, generation, serial in self._todo:
                 answer = await trio.to_thread.run_sync(
                     self._run, call, generation, serial, limiter=self._limiter

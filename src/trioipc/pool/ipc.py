@@ -18,7 +18,8 @@ from trio.lowlevel import checkpoint_if_cancelled, enable_ki_protection
 
 from trioipc._errors import LocalProtocolError, RemoteProtocolError
 from trioipc.pool._endpoint import Snapshot
-from trioipc.pool.pool import WorkerPool, _seconds, open_worker_pool
+from trioipc.pool._options import seconds
+from trioipc.pool.pool import WorkerPool, open_worker_pool
 from trioipc.protocol._codec import VERSION
 from trioipc.protocol._correlator import Correlator, ProtocolStatistics
 from trioipc.protocol._messages import IPCMessage, IPCProgress, IPCRequest, IPCResponse
@@ -94,7 +95,7 @@ class IPCProtocol:
     def __init__(
         self, *, default_timeout: float = 30.0, debug: bool = False, enable_retries: bool = True
     ) -> None:
-        self._default_timeout = _seconds("default_timeout", default_timeout)
+        self._default_timeout = seconds("default_timeout", default_timeout)
         self._debug = debug
         self._enable_retries = enable_retries
         self._numbers = count(1)
@@ -127,7 +128,7 @@ class IPCProtocol:
         """
         self._check()
         if timeout is not None:
-            _seconds("timeout", timeout)
+            seconds("timeout", timeout)
         return IPCRequest(
             id=self.generate_message_id(),
             type=type,
@@ -209,7 +210,7 @@ class IPCProtocol:
         Cancellation: as `WorkerPool.run`.
         """
         await checkpoint_if_cancelled()
-        limit = self._default_timeout if timeout is None else _seconds("timeout", timeout)
+        limit = self._default_timeout if timeout is None else seconds("timeout", timeout)
         message = self.create_message(
             type, channel, payload, priority=priority, timeout=limit if limit < math.inf else None
         )

@@ -31,10 +31,11 @@ from trioipc._errors import (
     RequestTimeoutError,
 )
 from trioipc.pool._dispatch import Dispatcher
+from trioipc.pool._options import Options, count, module_names, one_of, seconds
 from trioipc.pool._process import ProcessEngine, refuse_nested
 from trioipc.pool._progress import Sampler
 from trioipc.pool._request import PoolRequest, Terms
-from trioipc.pool._scheduler import STRATEGIES, Scheduler, StrategyName
+from trioipc.pool._scheduler import Scheduler, StrategyName
 from trioipc.pool._statistics import PoolStatistics, WorkerInfo
 from trioipc.pool._supervisor import Supervisor
 from trioipc.pool._thread import ThreadEngine
@@ -61,50 +62,19 @@ Kind: TypeAlias = Literal["cpu", "thread"]
 _KINDS: tuple[Kind, ...] = ("cpu", "thread")
 
 
-def _seconds(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
-    if not value >= 0:
-        raise ValueError(f"{name} must be >= 0 seconds, not {value!r}")
-    return float(value)
-
-
-def _count(name: str, value: object, least: int) -> float:
-    if value == math.inf:
-        return math.inf
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int or math.inf, not {type(value).__name__}")
-    if value < least:
-        raise ValueError(f"{name} must be >= {least}, not {value}")
-    return value
-
-
-def _one_of(name: str, value: object, choices: tuple[str, ...]) -> Any:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
-    return value
-
-
-@final
-@attrs.frozen
-class _Options:
-    """What `open_worker_pool` was given, checked."""
-
-    size: int
-    task_timeout: float
-    queue_timeout: float
-    grace: float
-    max_retries: int
-    drain_timeout: float
-
-
 @final
 class WorkerPool:
     """Runs functions in workers; get one from `open_worker_pool`."""
 
-    def __init__(self, dispatcher: Dispatcher, supervisor: Supervisor, options: _Options) -> None:
-        self._dispatcher = dispatcher
-        self._supervisor = supervisor
+    def __init__(self, engine: Engine, options: Options) -> None:
+        self._dispatcher = Dispatcher(
+            options.name,
+            engine,
+            Scheduler(options.strategy, options.max_queue),
+            Sampler(options.progress_interval),
+        )
+        self._supervisor = Supervisor(self._dispatcher, options.size)
+        self._dispatcher.on_demand = self._supervisor.look
         self._options = options
         self._token = trio.lowlevel.current_trio_token()
         self._pid = os.getpid()
@@ -157,23 +127,23 @@ class WorkerPool:
             idempotent = mark is not None and mark.idempotent
         if max_retries is None:
             max_retries = options.max_retries
-        elif _count("max_retries", max_retries, 0) and not idempotent:
+        elif count("max_retries", max_retries, 0, finite=True) and not idempotent:
             raise ValueError(
                 f"max_retries={max_retries} needs a function that may run twice: "
                 "idempotent=True, or @operation(idempotent=True)"
             )
         return Terms(
-            timeout=options.task_timeout if timeout is None else _seconds("timeout", timeout),
+            timeout=options.task_timeout if timeout is None else seconds("timeout", timeout),
             queue_timeout=(
                 options.queue_timeout
                 if queue_timeout is None
-                else _seconds("queue_timeout", queue_timeout)
+                else seconds("queue_timeout", queue_timeout)
             ),
             total_timeout=total_timeout,
-            priority=_one_of("priority", priority, PRIORITIES),
+            priority=one_of("priority", priority, PRIORITIES),
             cancellation=cancellation,
             retries=max_retries if idempotent else 0,
-            grace=options.grace if grace is None else _seconds("grace", grace),
+            grace=options.grace if grace is None else seconds("grace", grace),
         )
 
     # -- requests ---------------------------------------------------------------------------
@@ -411,7 +381,7 @@ class WorkerPool:
             None,
             idempotent and retry,
             None,
-            math.inf if message.timeout is None else _seconds("timeout", message.timeout),
+            math.inf if message.timeout is None else seconds("timeout", message.timeout),
         )
         arguments = (message.channel, message.type, message.payload, message.id)
         return await self._run(registry.perform, arguments, terms, on_progress, message.id, started)
@@ -555,16 +525,6 @@ def _message(message: IPCMessage | Mapping[str, object]) -> IPCMessage:
     return made
 
 
-def _modules(modules: Iterable[str]) -> tuple[str, ...]:
-    if isinstance(modules, str):
-        raise TypeError(f"modules must be an iterable of names, not the str {modules!r}")
-    names = tuple(modules)
-    for name in names:
-        if not isinstance(name, str):
-            raise TypeError(f"modules must hold names, not {type(name).__name__}")
-    return names
-
-
 @asynccontextmanager
 @enable_ki_protection
 async def open_worker_pool(
@@ -610,31 +570,41 @@ async def open_worker_pool(
 
     Cancellation: entering and leaving are checkpoints; no worker outlives the block.
     """
-    dispatcher, supervisor, options = _build(
-        usable_cores() if size is None else int(_count("size", size, 1)),
-        _modules(modules),
-        _one_of("kind", kind, _KINDS),
-        _one_of("strategy", strategy, STRATEGIES),
-        _Options(
-            size=usable_cores() if size is None else size,
-            task_timeout=_seconds("task_timeout", task_timeout),
-            queue_timeout=_seconds("queue_timeout", queue_timeout),
-            grace=_seconds("grace", grace),
-            max_retries=int(_count("max_retries", max_retries, 0)),
-            drain_timeout=_seconds("drain_timeout", drain_timeout),
-        ),
-        _seconds("start_timeout", start_timeout),
-        _count("max_queue", max_queue, 0),
-        _seconds("progress_interval", progress_interval),
-        name,
+    options = Options(
+        size=usable_cores() if size is None else size,
+        strategy=strategy,
+        task_timeout=task_timeout,
+        queue_timeout=queue_timeout,
+        max_retries=max_retries,
+        max_queue=max_queue,
+        grace=grace,
+        drain_timeout=drain_timeout,
+        progress_interval=progress_interval,
+        name=name,
     )
-    pool = WorkerPool(dispatcher, supervisor, options)
+    names = module_names(modules)
+    limit = seconds("start_timeout", start_timeout)
+    engine: Engine
+    if one_of("kind", kind, _KINDS) == "thread":
+        engine = ThreadEngine(name, names)
+    else:
+        refuse_nested()
+        engine = ProcessEngine(name, names, limit)
+    async with open_on(engine, options) as pool:
+        yield pool
+
+
+@asynccontextmanager
+@enable_ki_protection
+async def open_on(engine: Engine, options: Options) -> AsyncIterator[WorkerPool]:
+    """Open a pool on whatever executes; see `open_worker_pool`."""
+    pool = WorkerPool(engine, options)
     failure: BaseException | None = None
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(pool._serve)
             try:
-                await supervisor.wait_ready(1)
+                await pool._supervisor.wait_ready(1)
                 yield pool
                 await pool._drain()
             except BaseException as error:
@@ -644,28 +614,3 @@ async def open_worker_pool(
             raise failure
     finally:
         del failure  # its traceback holds this frame
-
-
-def _build(
-    size: int,
-    modules: tuple[str, ...],
-    kind: Kind,
-    strategy: StrategyName,
-    options: _Options,
-    start_timeout: float,
-    max_queue: float,
-    progress_interval: float,
-    name: str,
-) -> tuple[Dispatcher, Supervisor, _Options]:
-    engine: Engine
-    if kind == "thread":
-        engine = ThreadEngine(name)
-    else:
-        refuse_nested()
-        engine = ProcessEngine(name, modules, start_timeout)
-    dispatcher = Dispatcher(
-        name, engine, Scheduler(strategy, max_queue), Sampler(progress_interval)
-    )
-    supervisor = Supervisor(dispatcher, size)
-    dispatcher.on_demand = supervisor.look
-    return dispatcher, supervisor, options

@@ -8,7 +8,6 @@ Guarantees:
 
 from __future__ import annotations
 
-import importlib
 import os
 import time
 from typing import TYPE_CHECKING, final
@@ -56,7 +55,7 @@ from trioipc.worker._answer import encode_answer, put_beside
 from trioipc.worker._execute import Executor
 from trioipc.worker._orphan import die_with_parent, keep_descriptors_private
 from trioipc.worker._wires import Ticket, Wires, connect, receive_segment, send_segment
-from trioipc.worker.registry import registered
+from trioipc.worker.registry import load, registered
 from trioipc.worker.request import CurrentRequest
 
 if TYPE_CHECKING:
@@ -122,13 +121,7 @@ class Server:
         Raises:
           WorkerStartError: if one of them cannot be loaded.
         """
-        for name in self._ticket.modules:
-            try:
-                importlib.import_module(name)
-            except BaseException as error:
-                raise WorkerStartError(
-                    f"the worker could not import {name!r}: {type(error).__name__}: {error}"
-                ) from (error if isinstance(error, Exception) else None)
+        load(self._ticket.modules)
         self._executor.install()
         ready = encode((os.getpid(), registered()))
         self._write(FROM_WORKER.pack(len(ready.body), READY, ready.flags, 0, 0) + ready.body)

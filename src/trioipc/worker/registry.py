@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING
 
-from trioipc._errors import LocalProtocolError, OperationNotFoundError
+from trioipc._errors import LocalProtocolError, OperationNotFoundError, WorkerStartError
 from trioipc.worker.request import current_request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import Any, TypeVar, overload
 
     from trioipc.protocol._messages import Channel
@@ -101,6 +102,21 @@ def _is_same(known: Callable[..., Any], function: Callable[..., Any]) -> bool:
         if hasattr(f, "__code__")
     ]
     return len(places) == 2 and places[0] == places[1]
+
+
+def load(modules: Iterable[str]) -> None:
+    """Import modules, for the operations that they register.
+
+    Raises:
+      WorkerStartError: if one of them cannot be imported.
+    """
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except BaseException as error:
+            raise WorkerStartError(
+                f"the worker could not import {name!r}: {type(error).__name__}: {error}"
+            ) from (error if isinstance(error, Exception) else None)
 
 
 def registered() -> tuple[tuple[str, str, bool], ...]:

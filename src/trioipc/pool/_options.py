@@ -1,0 +1,83 @@
+"""What may be said when a pool is opened or used, checked before anything happens."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, final
+
+import attrs
+
+from trioipc.pool._scheduler import STRATEGIES, StrategyName
+from trioipc.sizing import usable_cores
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+def seconds(name: str, value: object) -> float:
+    """Return ``value``, a number of seconds >= 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
+    if not value >= 0:
+        raise ValueError(f"{name} must be >= 0 seconds, not {value!r}")
+    return float(value)
+
+
+def count(name: str, value: object, least: int, *, finite: bool = False) -> float:
+    """Return ``value``, an int of at least ``least`` or, if need not be finite, `math.inf`."""
+    if value == math.inf and not finite:
+        return math.inf
+    if isinstance(value, bool) or not isinstance(value, int):
+        what = "an int" if finite else "an int or math.inf"
+        raise TypeError(f"{name} must be {what}, not {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be >= {least}, not {value}")
+    return value
+
+
+def one_of(name: str, value: object, choices: tuple[str, ...]) -> Any:
+    """Return ``value``, one of ``choices``."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
+    return value
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Options:
+    """What `open_worker_pool` was given, checked; here are the defaults."""
+
+    size: int = attrs.field(factory=usable_cores)
+    strategy: StrategyName = "least-busy"
+    task_timeout: float = math.inf
+    queue_timeout: float = math.inf
+    max_retries: int = 2
+    max_queue: float = math.inf
+    grace: float = 1.0
+    drain_timeout: float = math.inf
+    progress_interval: float = 0.05
+    name: str = "trioipc"
+
+    def __attrs_post_init__(self) -> None:
+        count("size", self.size, 1, finite=True)
+        one_of("strategy", self.strategy, STRATEGIES)
+        seconds("task_timeout", self.task_timeout)
+        seconds("queue_timeout", self.queue_timeout)
+        count("max_retries", self.max_retries, 0, finite=True)
+        count("max_queue", self.max_queue, 0)
+        seconds("grace", self.grace)
+        seconds("drain_timeout", self.drain_timeout)
+        seconds("progress_interval", self.progress_interval)
+        if not isinstance(self.name, str):
+            raise TypeError(f"name must be a str, not {type(self.name).__name__}")
+
+
+def module_names(modules: Iterable[str]) -> tuple[str, ...]:
+    """Return the names of modules; a single str would be taken for its letters."""
+    if isinstance(modules, str):
+        raise TypeError(f"modules must be an iterable of names, not the str {modules!r}")
+    names = tuple(modules)
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"modules must hold names, not {type(name).__name__}")
+    return names
