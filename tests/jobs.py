@@ -261,15 +261,22 @@ def make(name: str) -> object:
 
 
 class PickyError(Exception):
-    """Cannot be unpickled: its __init__ wants two arguments."""
+    """Has an __init__ that wants two arguments, and another message than those."""
 
     def __init__(self, first: object, second: object) -> None:
         super().__init__("picky")
+        self.first = first
+        self.second = second
 
 
-def fail_pickily() -> None:
+def fail_pickily(first: object, second: object) -> None:
+    """Raise one."""
+    raise PickyError(first, second)
+
+
+def fail_with_a_lock() -> None:
     """Raise an exception that cannot travel."""
-    raise PickyError(1, 2)
+    raise PickyError(1, threading.Lock())
 
 
 # ---- progress

@@ -328,9 +328,17 @@ async def test_a_result_that_kills_the_reader(pool: WorkerPool) -> None:
     before = await pool.run(jobs.pid)
     with pytest.raises(PayloadError, match="no unpickling of me"):
         await pool.run(jobs.make, "FailsOnUnpickle")
-    with pytest.raises(PayloadError, match=r"an exception of type jobs\.PickyError"):
-        await pool.run(jobs.fail_pickily)
     assert await pool.run(jobs.pid) == before
+
+
+async def test_exceptions_with_an_odd_init(pool: WorkerPool) -> None:
+    """An exception comes home whatever its __init__ wants, unless what it holds cannot travel."""
+    with pytest.raises(jobs.PickyError) as caught:
+        await pool.run(jobs.fail_pickily, 1, 2)
+    assert (caught.value.args, caught.value.first, caught.value.second) == (("picky",), 1, 2)
+    with pytest.raises(PayloadError, match=r"an exception of type jobs\.PickyError") as lost:
+        await pool.run(jobs.fail_with_a_lock)
+    assert "fail_with_a_lock" in lost.value.__notes__[0]
 
 
 # ---- the worker as a process

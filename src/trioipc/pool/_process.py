@@ -373,7 +373,9 @@ class ProcessEndpoint(Endpoint):
             await trio.lowlevel.wait_readable(answers)
             if not self._read_once(answers):
                 break
-        if not self._closing:  # its end of the pipe is gone, but it may live
+        # Its end of the pipe is gone, but it may live. One that could not start is about to tell
+        # why through trio-parallel, within the start timeout.
+        if self._started.is_set() and not self._closing:
             self.kill()
 
     def _read_once(self, answers: int) -> bool:

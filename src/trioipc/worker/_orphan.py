@@ -50,12 +50,12 @@ def _die_by_watching(sentinel: int) -> None:
     os._exit(1)
 
 
-def keep_descriptors_private(own: tuple[int, ...]) -> None:
-    """Keep what is open above stderr now, and ``own``, away from programs and forks started later.
+def keep_descriptors_private() -> None:
+    """Keep what is open above stderr now away from programs and forks started later.
 
     Otherwise a grandchild that lives on would hold the pipes that tell the parent of our death.
     """
-    private = [*_open_descriptors(), *own]
+    private = _open_descriptors()
     for descriptor in private:
         with contextlib.suppress(OSError):
             os.set_inheritable(descriptor, False)

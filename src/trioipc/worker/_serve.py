@@ -87,8 +87,8 @@ def serve(ticket: Ticket) -> None:
         )
     wires = connect(ticket)
     try:
-        keep_descriptors_private((wires.control.fileno(), wires.calls, wires.answers, wires.board))
         die_with_parent()
+        keep_descriptors_private()
         server = Server(ticket, wires)
         server.prepare()
         server.loop()
