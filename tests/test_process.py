@@ -12,13 +12,13 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-import jobs
 import pytest
 import trio
 import trio.testing
+
+import jobs
 from conftest import children, open_descriptors
 from helpers import cancel_at_each_step, is_alive, wait_for_file, wait_until
-
 from trioipc import (
     PayloadError,
     PoisonedRequestError,
@@ -608,8 +608,7 @@ def test_two_runs_at_once() -> None:
 
     async def main() -> None:
         async with open_worker_pool(1) as pool:
-            for _ in range(20):
-                results.append(await pool.run(jobs.add, 1, 2))
+            results.extend([await pool.run(jobs.add, 1, 2) for _ in range(20)])
 
     threads = [threading.Thread(target=trio.run, args=(main,)) for _ in range(2)]
     for thread in threads:
@@ -719,7 +718,7 @@ async def _ask(pool: WorkerPool) -> None:
 
 
 async def test_cancelling_a_pool_at_each_step() -> None:
-    """Wherever opening, using and leaving are cancelled, no process, descriptor or token is left."""
+    """Wherever it is cancelled, no process, descriptor or token is left."""
     limiter = trio.to_thread.current_default_thread_limiter()
     before, before_children = open_descriptors(), children()
 

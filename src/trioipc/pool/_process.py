@@ -167,9 +167,7 @@ class ProcessEndpoint(Endpoint):
     def __init__(self, engine: ProcessEngine) -> None:
         self._engine = engine
         self._board: Segment = create(board_bytes(engine.places))
-        cells = self._board.cells()
-        self._slots = [cells[i * SLOT : (i + 1) * SLOT] for i in range(engine.places)]
-        self._histogram_cells = cells[engine.places * SLOT :]
+        self._lay_out(self._board.cells())
         self._known: set[int] = set()  # functions that the worker has been sent
         self._wires: ParentWires | None = None
         self._pidfd: int | None = None
@@ -190,12 +188,18 @@ class ProcessEndpoint(Endpoint):
         self._rest = b""
         self._received: dict[int, Segment] = {}  # {number: segment of an answer to come}
 
+    def _lay_out(self, cells: memoryview) -> None:
+        places = self._engine.places
+        self._slots = [cells[i * SLOT : (i + 1) * SLOT] for i in range(places)]
+        self._histogram_cells = cells[places * SLOT :]
+
     # -- life -------------------------------------------------------------------------------
 
     @enable_ki_protection
     async def live(self, ready: Callable[[], None], hear: Callable[[int, Answer], None]) -> Death:
         """Host the process; see `Endpoint.live`."""
         self._ready, self._hear = ready, hear
+        death = Death()
         with trio.CancelScope(shield=True):
             try:
                 async with trio.open_nursery() as nursery:
@@ -206,10 +210,13 @@ class ProcessEndpoint(Endpoint):
                         await self._wait_dead()
                     self._drain()
                     await self._reap(nursery)
-                return Death(self._exitcode(), error or self._broken)
+                death = Death(self._exitcode(), error or self._broken)
             finally:
                 self._release()
-                del self._ready, self._hear  # they know who knows us
+                # They know who knows us; and a traceback knows trio-parallel's pipes.
+                del self._ready, self._hear
+                self._call_error = None
+        return death
 
     async def _start(self, nursery: trio.Nursery) -> BaseException | None:
         """Start the process until it is ready; return what went wrong."""
@@ -338,6 +345,7 @@ class ProcessEndpoint(Endpoint):
             why = f"it was not ready within {self._engine.start_timeout} s (start_timeout)"
         elif isinstance(cause, trio_parallel.BrokenWorkerError):
             why = f"it died with exit code {self._exitcode()} before it could report. {_GUARD_HINT}"
+            cause = cause.with_traceback(None)  # which holds trio-parallel's pipes
         else:
             why = f"{type(cause).__name__}: {cause}" if cause else "it ended at once"
         error = WorkerStartError(f"a worker process could not be started: {why}")
@@ -347,7 +355,9 @@ class ProcessEndpoint(Endpoint):
     def _release(self) -> None:
         if self._wires is not None:
             self._wires.close()
-        self._board.release()
+        # What it wrote can still be read, but from a copy: a map holds a descriptor.
+        self._lay_out(memoryview(bytearray(self._board.memory)).cast("Q"))
+        del self._board
         self._close_sentinel_writer()
         if self._pidfd is not None:
             os.close(self._pidfd)

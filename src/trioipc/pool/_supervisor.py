@@ -20,6 +20,12 @@ if TYPE_CHECKING:
     from trioipc.pool._endpoint import Answer
 
 
+# What fails to start is tried again, for it may be the machine that is short of something, but less
+# and less often: each try costs a process.
+_FIRST_PAUSE = 0.1
+_LONGEST_PAUSE = 10.0
+
+
 def wanted(*, size: int, target: int, alive: int, starting: int, waiting: int) -> int:
     """Say how many workers to start now.
 
@@ -53,6 +59,8 @@ class Supervisor:
     _news: trio.Event = attrs.field(factory=trio.Event, init=False)
     failure: WorkerStartError | None = attrs.field(default=None, init=False)
     _closing: bool = attrs.field(default=False, init=False)
+    # Seconds before another start, since the last ones failed.
+    _pause: float = attrs.field(default=0.0, init=False)
 
     def look(self) -> None:
         """Have it decided anew how many workers there should be."""
@@ -73,6 +81,7 @@ class Supervisor:
                 nursery.start_soon(self._host, worker)
             self._demand = trio.Event()
             await self._demand.wait()
+            await trio.sleep(self._pause)
 
     def _missing(self) -> int:
         if self._closing:
@@ -95,6 +104,7 @@ class Supervisor:
 
         def ready() -> None:
             self.failure = None
+            self._pause = 0.0
             dispatcher.ready(worker)
             self._tell()
 
@@ -105,6 +115,7 @@ class Supervisor:
         failed = worker.state == "starting" and not self._closing
         if failed:
             self.failure = _start_error(death.error)
+            self._pause = min(max(_FIRST_PAUSE, 2 * self._pause), _LONGEST_PAUSE)
             # Not again before somebody asks: else a worker that cannot start starts for ever.
             self._target = max(1, sum(w.state != "starting" for w in dispatcher.workers))
             if self._target == 1 and len(dispatcher.workers) == 1:

@@ -6,6 +6,7 @@ never abandoned.
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING, final
 
@@ -123,6 +124,7 @@ class ThreadEndpoint(Endpoint):
     def __init__(self, name: str, modules: tuple[str, ...]) -> None:
         self._name = name
         self._modules = modules
+        self.pid = os.getpid()
         self._cells = memoryview(bytearray((SLOT + HISTOGRAMS * HISTOGRAM) * 8)).cast("Q")
         self._calls, self._todo = trio.open_memory_channel[tuple[ThreadCall, int, int]](1)
         # Of its own, so that waiting for threads of the application cannot hold it up.
