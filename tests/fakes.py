@@ -211,7 +211,9 @@ class FakeEndpoint(Endpoint):
                 return FakeAnswer("exit", exit_error(type(error).__qualname__, code, ""))
         return FakeAnswer("stopped", interrupted=True)
 
-    def post(self, call: Call, slot: int, generation: int, serial: int, limit: float) -> None:
+    def post(
+        self, call: Call, slot: int, generation: int, serial: int, limit: float, since: int
+    ) -> None:
         """Have a call run."""
         assert isinstance(call, FakeCall)
         set_limit(self._slots[slot], limit)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -64,7 +65,7 @@ class Living:
         """Post a call that needs no loading."""
         call = self.engine.prepare(function, arguments)
         assert not call.loads
-        self.endpoint.post(call, 0, generation, generation, 60.0)
+        self.endpoint.post(call, 0, generation, generation, 60.0, time.perf_counter_ns())
 
     async def ask(
         self, generation: int, function: Callable[..., object], *arguments: object

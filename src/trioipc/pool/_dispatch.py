@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from itertools import count
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Literal, final
 
 import attrs
 import trio
@@ -17,14 +17,14 @@ from trio.lowlevel import enable_ki_protection
 from trioipc._errors import RequestCancelledError, RequestTimeoutError, WorkerStartError
 from trioipc.pool._ladder import Ladder
 from trioipc.pool._statistics import TimeCounts, WorkerInfo
-from trioipc.protocol._lifecycle import WORKER
+from trioipc.protocol._lifecycle import REQUEST, WORKER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from trioipc.pool._endpoint import Answer, Death, Endpoint, Engine, Snapshot
     from trioipc.pool._progress import Sampler
-    from trioipc.pool._request import PoolRequest
+    from trioipc.pool._request import PoolRequest, Terms
     from trioipc.pool._scheduler import Scheduler
     from trioipc.protocol._lifecycle import WorkerEvent, WorkerState
 
@@ -75,11 +75,14 @@ class Dispatcher:
     engine: Engine
     scheduler: Scheduler[PoolRequest[object], Worker]
     sampler: Sampler
+    # The most workers there may be.
+    size: int
     # Called when more workers, or others, may be wanted.
     on_demand: Callable[[], None] = attrs.field(default=lambda: None, init=False)
     workers: dict[Worker, None] = attrs.field(factory=dict, init=False)
-    serials: Iterator[int] = attrs.field(factory=lambda: count(1), init=False)
-    _generations: Iterator[int] = attrs.field(factory=lambda: count(1), init=False)
+    # Call them for the next number.
+    serial: Callable[[], int] = attrs.field(factory=lambda: count(1).__next__, init=False)
+    _generation: Callable[[], int] = attrs.field(factory=lambda: count(1).__next__, init=False)
     # The earliest alarm of all; a timer sleeps in this scope until then.
     _earliest: float = attrs.field(default=math.inf, init=False)
     _timer: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
@@ -96,24 +99,34 @@ class Dispatcher:
     # -- requests ---------------------------------------------------------------------------
 
     def submit(self, request: PoolRequest[object]) -> None:
-        """Take a new request in."""
+        """Take a new request in; it may be sent, or even answered, on return."""
         terms = request._terms
+        if terms.guarded and not self._guard(request, terms):
+            return
+        worker = self.scheduler.place(request, terms.priority)
+        if worker is None:
+            if len(self.workers) < self.size:
+                self.on_demand()
+            return
+        self._give(worker, request)
+        if request._state == "sent":
+            worker.endpoint.peek()
+
+    def _guard(self, request: PoolRequest[object], terms: Terms) -> bool:
+        """Watch its flag and its clocks; return False if it is over before it began."""
         flag = terms.cancellation
         if flag is not None:
             if flag.is_cancelled():
                 request._cause = self._flagged(request)
                 self._end(request, "cancel")
-                return
+                return False
             self.sampler.watch(request, flag, lambda: self.cancel(request, self._flagged(request)))
         if terms.queue_timeout != math.inf or terms.total_timeout != math.inf:
             now = trio.current_time()
             request._queue_expires = now + terms.queue_timeout
             request._expires = now + terms.total_timeout
             self._arm(request, min(request._queue_expires, request._expires))
-        self.scheduler.add(request, terms.priority)
-        self.assign()
-        if request._state == "waiting":
-            self.on_demand()
+        return True
 
     def _flagged(self, request: PoolRequest[object]) -> RequestCancelledError:
         flag = request._terms.cancellation
@@ -132,20 +145,24 @@ class Dispatcher:
 
     def assign(self) -> None:
         """Give waiting requests the places that are free."""
-        for worker, request in self.scheduler.assign():
-            generation = next(self._generations)
-            request._worker = worker
-            request._generation = generation
-            request._slot = worker.slots.pop()
-            worker.held[generation] = request
-            worker.step("fill")
-            if request._call.loads:
-                request._step("load")
-                self._start_loading(request)
-            else:
-                self._post(request)
+        while (pair := self.scheduler.next_pair()) is not None:
+            self._give(*pair)
             if self.room:
                 self.room.unpark()
+
+    def _give(self, worker: Worker, request: PoolRequest[object]) -> None:
+        """Send a request to a worker that has a place for it."""
+        generation = self._generation()
+        request._worker = worker
+        request._generation = generation
+        request._slot = worker.slots.pop()
+        worker.held[generation] = request
+        worker.state = WORKER[worker.state]["fill"]
+        if request._call.loads:
+            request._step("load")
+            self._start_loading(request)
+        else:
+            self._post(request, worker)
 
     def _start_loading(self, request: PoolRequest[object]) -> None:
         assert request._nursery is not None
@@ -169,21 +186,24 @@ class Dispatcher:
             request._failure = error
             self._end(request, "end")
         elif not scope.cancelled_caught:
-            self._post(request)
+            assert request._worker is not None
+            self._post(request, request._worker)
 
-    def _post(self, request: PoolRequest[object]) -> None:
-        worker = request._worker
-        assert worker is not None
-        request._step("send")
+    def _post(self, request: PoolRequest[object], worker: Worker) -> None:
+        request._state = REQUEST[request._state]["send"]
         request._attempts += 1
-        request._pid = worker.endpoint.pid
-        timeout = request._terms.timeout
-        if timeout != math.inf or request._expires != math.inf:
-            self._arm(request, min(trio.current_time() + timeout, request._expires))
-        else:
-            request._alarm = math.inf
-        worker.endpoint.post(
-            request._call, request._slot, request._generation, request._serial, timeout
+        endpoint = worker.endpoint
+        request._pid = endpoint.pid
+        terms = request._terms
+        if terms.guarded:
+            self._arm(request, min(trio.current_time() + terms.timeout, request._expires))
+        endpoint.post(
+            request._call,
+            request._slot,
+            request._generation,
+            request._serial,
+            terms.timeout,
+            request._submitted_at,
         )
 
     def answered(self, worker: Worker, generation: int, answer: Answer) -> None:
@@ -200,8 +220,7 @@ class Dispatcher:
             self.retire(worker, "interrupted")
         request._answer = answer
         self._end(request, "end")
-        if self.scheduler.waiting:
-            self.assign()
+        self.assign()
 
     def _look_at_the_end(self, worker: Worker, request: PoolRequest[object]) -> None:
         snapshot = worker.endpoint.look(request._slot, request._generation)
@@ -226,14 +245,15 @@ class Dispatcher:
             self._free(worker, request)
         request._worker = None
 
-    def _end(self, request: PoolRequest[object], event: str) -> None:
-        request._step("cancel" if event == "cancel" else "end")
-        if request._terms.cancellation is not None or request._channel is not None:
+    def _end(self, request: PoolRequest[object], event: Literal["cancel", "end"]) -> None:
+        request._state = REQUEST[request._state][event]
+        if request._terms.guarded or request._channel is not None:
             self.sampler.forget(request)
         self.ended += 1
         tally = request._tally()
-        self.errors += tally == "error"
-        self.cancelled += tally == "cancelled"
+        if tally != "value":
+            self.errors += tally == "error"
+            self.cancelled += tally == "cancelled"
         request._worker = None
         request._end()
         if self.closed and not self.scheduler.held and not self.scheduler.waiting:
@@ -471,4 +491,4 @@ class Dispatcher:
         worker.endpoint.cancel(request._slot, request._generation, "the pool was closed")
         if request._cause is None and request._raise_cancel is None:
             request._failure = error
-            request._crashes.clear()
+            request._crashes = ()

@@ -131,7 +131,9 @@ class Endpoint(ABC):
         """
 
     @abstractmethod
-    def post(self, call: Call, slot: int, generation: int, serial: int, limit: float) -> None:
+    def post(
+        self, call: Call, slot: int, generation: int, serial: int, limit: float, since: int
+    ) -> None:
         """Send a call.
 
         Args:
@@ -140,7 +142,11 @@ class Endpoint(ABC):
           generation: Its number, never used again.
           serial: The number of its request, for its name.
           limit: For how many seconds the function may run.
+          since: When it was submitted, by `time.perf_counter_ns`.
         """
+
+    def peek(self) -> None:  # noqa: B027 - most have nothing to do
+        """Hear an answer that is about to come, if one is expected within microseconds."""
 
     @abstractmethod
     def cancel(self, slot: int, generation: int, reason: str | None) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import time
 from itertools import count
 from typing import TYPE_CHECKING, final
 
@@ -44,6 +43,9 @@ _ALIGNMENT = 64
 
 _segment_numbers = count()
 
+# The call of a function without arguments has nothing to send but the function's number.
+NO_ARGUMENTS = Encoded(b"")
+
 
 @final
 class ProcessCall:
@@ -51,31 +53,29 @@ class ProcessCall:
 
     __slots__ = (
         "_encoded",
-        "_places",
+        "body",
+        "flags",
+        "loads",
         "number",
         "pickled_function",
         "segment",
         "segment_number",
-        "submitted_at",
     )
 
-    def __init__(self, number: int, pickled_function: bytes, encoded: Encoded | None) -> None:
+    def __init__(self, number: int, pickled_function: bytes, encoded: Encoded) -> None:
         self.number = number
         self.pickled_function = pickled_function
         self._encoded = encoded
+        self.flags = encoded.flags
+        # Of the frame; complete when the buffers have their places.
+        self.body = encoded.body
+        # Whether `load` has something to copy.
+        self.loads = bool(encoded.buffers)
         self.segment: Segment | None = None
         self.segment_number = 0
-        self._places: list[tuple[int, int, int]] = []
-        self.submitted_at = time.perf_counter_ns()
-
-    @property
-    def loads(self) -> bool:
-        """Whether `load` has something to copy."""
-        return self._encoded is not None and bool(self._encoded.buffers) and self.segment is None
 
     async def load(self) -> None:
         """Copy the buffers in steps, between which the event loop has its turn."""
-        assert self._encoded is not None
         offsets = []
         size = 0
         for buffer in self._encoded.buffers:
@@ -89,23 +89,18 @@ class ProcessCall:
                     target[offset + start : offset + start + len(step)] = step
                     await trio.lowlevel.checkpoint()
         number = next(_segment_numbers)
-        self._places = [
+        places = [
             (number, offset, len(buffer))
             for buffer, offset in zip(self._encoded.buffers, offsets, strict=True)
         ]
+        self.body = with_places(self._encoded, places)
         self.segment, self.segment_number = segment, number
+        self.loads = False
 
     def drop(self) -> None:
         """Let go of the copy."""
         self.segment = None
-
-    def body(self) -> bytes:
-        """Return the body of the call's frame."""
-        return b"" if self._encoded is None else with_places(self._encoded, self._places)
-
-    def flags(self) -> int:
-        """Return the flags of the call's frame."""
-        return 0 if self._encoded is None else self._encoded.flags
+        self.loads = bool(self._encoded.buffers)
 
 
 _KINDS = {
@@ -123,23 +118,15 @@ _KINDS = {
 class ProcessAnswer:
     """How a function in a worker process ended."""
 
-    __slots__ = ("_body", "_flags", "_kind", "_views")
+    __slots__ = ("_body", "_flags", "_kind", "_views", "interrupted", "kind")
 
     def __init__(self, kind: int, flags: int, body: bytes, views: list[memoryview]) -> None:
+        self.kind = _KINDS[kind]
+        self.interrupted = bool(flags & INTERRUPTED)
         self._kind = kind
         self._flags = flags
         self._body = body
         self._views = views
-
-    @property
-    def kind(self) -> str:
-        """How it ended; see `Answer.kind`."""
-        return _KINDS[self._kind]
-
-    @property
-    def interrupted(self) -> bool:
-        """Whether the interrupt rung has raised in the function."""
-        return bool(self._flags & INTERRUPTED)
 
     def unpack(self) -> Outcome[Any]:
         """Unpickle it; see `Answer.unpack`."""

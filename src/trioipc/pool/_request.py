@@ -6,6 +6,7 @@ The decisions about how a request ends are here and pure; what moves it is in `_
 from __future__ import annotations
 
 import math
+import time
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, final
 
 import attrs
@@ -49,59 +50,73 @@ class Terms:
     cancellation: SharedCancellation | None = None
     retries: int = 0
     grace: float = 1.0
+    guarded: bool = attrs.field(init=False)
+    """Whether it has a clock or a flag at all."""
+
+    def __attrs_post_init__(self) -> None:
+        limit = min(self.timeout, self.queue_timeout, self.total_timeout)
+        object.__setattr__(self, "guarded", limit < math.inf or self.cancellation is not None)
 
 
 @final
-@attrs.define(eq=False, repr=False)
 class PoolRequest(Generic[T_co]):
     """A request in a pool, from `WorkerPool.open_request`."""
 
-    _dispatcher: Dispatcher
-    _function: Callable[..., object]
-    _call: Call
-    _terms: Terms
-    _serial: int
-    _name: str | None = None
+    # What few requests ever change is on the class: there, thirty fields cost nothing to make.
 
     # Of its own, in the caller's task, from before it is submitted.
-    _nursery: trio.Nursery | None = attrs.field(default=None, init=False)
-    _state: RequestState = attrs.field(default="waiting", init=False)
+    _nursery: trio.Nursery | None = None
+    _state: RequestState = "waiting"
     # Where it is: on which worker, in which place, under which number.
-    _worker: Worker | None = attrs.field(default=None, init=False)
-    _slot: int = attrs.field(default=0, init=False)
-    _generation: int = attrs.field(default=0, init=False)
-    _attempts: int = attrs.field(default=0, init=False)
-    _moves: int = attrs.field(default=0, init=False)
-    _crashes: list[WorkerCrashedError] = attrs.field(factory=list, init=False)
-    _loader: trio.CancelScope | None = attrs.field(default=None, init=False)
+    _worker: Worker | None = None
+    _slot: int = 0
+    _generation: int = 0
+    _attempts: int = 0
+    _moves: int = 0
+    _crashes: tuple[WorkerCrashedError, ...] = ()
+    _loader: trio.CancelScope | None = None
 
     # When something must be decided again, on Trio's clock, whatever the reason.
-    _alarm: float = attrs.field(default=math.inf, init=False)
-    _expires: float = attrs.field(default=math.inf, init=False)  # the clock "total"
-    _queue_expires: float = attrs.field(default=math.inf, init=False)
+    _alarm: float = math.inf
+    _expires: float = math.inf  # the clock "total"
+    _queue_expires: float = math.inf
 
     # Why it is to end early: the first cause; a cancelled scope of the caller beats it.
-    _cause: RequestCancelledError | RequestTimeoutError | None = attrs.field(
-        default=None, init=False
-    )
-    _raise_cancel: Callable[[], object] | None = attrs.field(default=None, init=False)
-    _dropped: bool = attrs.field(default=False, init=False)  # its block was left
+    _cause: RequestCancelledError | RequestTimeoutError | None = None
+    _raise_cancel: Callable[[], object] | None = None
+    _dropped: bool = False  # its block was left
     # Its outcome, if that does not come from a worker.
-    _verdict: Outcome[Any] | None = attrs.field(default=None, init=False)
-    _ladder: Ladder | None = attrs.field(default=None, init=False)
+    _verdict: Outcome[Any] | None = None
+    _ladder: Ladder | None = None
 
     # How it ended: an answer, or an error without one.
-    _answer: Answer | None = attrs.field(default=None, init=False)
-    _failure: BaseException | None = attrs.field(default=None, init=False)
-    _seconds: float | None = attrs.field(default=None, init=False)
-    _pid: int | None = attrs.field(default=None, init=False)
-    _outcome: Outcome[Any] | None = attrs.field(default=None, init=False)
-    _asked: bool = attrs.field(default=False, init=False)
+    _answer: Answer | None = None
+    _failure: BaseException | None = None
+    _seconds: float | None = None
+    _pid: int | None = None
+    _outcome: Outcome[Any] | None = None
+    _asked: bool = False
 
-    _waiter: trio.lowlevel.Task | None = attrs.field(default=None, init=False)
-    _over: trio.Event | None = attrs.field(default=None, init=False)
-    _channel: ProgressChannel | None = attrs.field(default=None, init=False)
-    _final: Snapshot | None = attrs.field(default=None, init=False)
+    _waiter: trio.lowlevel.Task | None = None
+    _over: trio.Event | None = None
+    _channel: ProgressChannel | None = None
+    _final: Snapshot | None = None
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        function: Callable[..., object],
+        call: Call,
+        terms: Terms,
+        name: str | None = None,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._function = function
+        self._call = call
+        self._terms = terms
+        self._name = name
+        self._serial = dispatcher.serial()
+        self._submitted_at = time.perf_counter_ns()
 
     def __repr__(self) -> str:
         return f"<PoolRequest {self.id}: {function_name(self._function)}, {self._state}>"
@@ -183,6 +198,12 @@ class PoolRequest(Generic[T_co]):
         value: T_co = _unwrap_again(self._conclude())
         return value
 
+    def _abort(self, raise_cancel: Callable[[], object]) -> trio.lowlevel.Abort:
+        """Start the ladder; the end, which comes at once where no worker has it, wakes us."""
+        self._raise_cancel = raise_cancel
+        self._dispatcher.cancel(self, None)
+        return trio.lowlevel.Abort.FAILED
+
     # -- for the dispatcher -----------------------------------------------------------------
 
     def _step(self, event: RequestEvent) -> None:
@@ -217,6 +238,13 @@ class PoolRequest(Generic[T_co]):
             self._channel.publish(snapshot, max(self._attempts, 1))
 
     # -- the end, in the caller's task --------------------------------------------------------
+
+    def _give(self) -> Any:
+        """Return or raise the outcome, to the one caller who waits for it."""
+        answer = self._answer
+        if answer is not None and answer.kind == "value" and not self._stopped_early():
+            return answer.unpack().unwrap()
+        return self._decide().unwrap()
 
     def _conclude(self) -> Outcome[Any]:
         """Decide the outcome, once."""
@@ -343,7 +371,7 @@ class PoolRequest(Generic[T_co]):
         error.__cause__ = why
         self._seconds = snapshot.seconds
         self._annotate(error)
-        self._crashes.append(error)
+        self._crashes = (*self._crashes, error)
 
     def _give_up(self) -> BaseException:
         """Return the error of a request that is not tried again after a crash."""

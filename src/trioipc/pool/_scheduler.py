@@ -49,7 +49,7 @@ class Scheduler(Generic[R, W]):
     """
 
     _strategy: StrategyName = "least-busy"
-    _max_waiting: float = attrs.field(default=math.inf, validator=attrs.validators.ge(0))
+    _max_waiting: float = math.inf
     # An OrderedDict so that one that is cancelled leaves at once. {request: None}
     _high: OrderedDict[R, None] = attrs.field(factory=OrderedDict, init=False)
     _normal: OrderedDict[R, None] = attrs.field(factory=OrderedDict, init=False)
@@ -125,22 +125,33 @@ class Scheduler(Generic[R, W]):
             desk.held -= 1
             self._held -= 1
 
-    def assign(self) -> Iterator[tuple[W, R]]:
-        """Yield new pairs for as long as a request waits and a place is free.
+    def place(self, request: R, priority: Priority) -> W | None:
+        """Give a new request a place at once and return whose; or None, and it waits.
 
-        What happens between two pairs may change what comes next.
+        As `add` and `next_pair`, for the usual case that nobody waits.
         """
-        while self._held < self._places:
-            queue = self._high or self._normal or self._low
-            if not queue:
-                return
-            request, _ = queue.popitem(last=False)
-            worker, desk = self._choose()
-            self._turn += 1
-            desk.turn = self._turn
-            desk.held += 1
-            self._held += 1
-            yield worker, request
+        if self._held < self._places and not (self._high or self._normal or self._low):
+            return self._take_place()
+        self._queues[priority][request] = None
+        return None
+
+    def next_pair(self) -> tuple[W, R] | None:
+        """Give the next request that waits a place; None if there is none, or no place."""
+        if self._held >= self._places:
+            return None
+        queue = self._high or self._normal or self._low
+        if not queue:
+            return None
+        request, _ = queue.popitem(last=False)
+        return self._take_place(), request
+
+    def _take_place(self) -> W:
+        worker, desk = self._choose()
+        self._turn += 1
+        desk.turn = self._turn
+        desk.held += 1
+        self._held += 1
+        return worker
 
     def _choose(self) -> tuple[W, _Desk]:
         free = [(w, desk) for w, desk in self._desks.items() if desk.held < desk.places]

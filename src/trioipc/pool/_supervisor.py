@@ -6,6 +6,7 @@ context variables of the one that starts it, and those of a caller are none of a
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, final
 
 import attrs
@@ -17,7 +18,6 @@ from trioipc.pool._dispatch import Worker
 
 if TYPE_CHECKING:
     from trioipc.pool._dispatch import Dispatcher
-    from trioipc.pool._endpoint import Answer
 
 
 # What fails to start is tried again, for it may be the machine that is short of something, but less
@@ -47,11 +47,9 @@ class Supervisor:
 
     Args:
       dispatcher: Whose workers they are.
-      size: The most there may be.
     """
 
     _dispatcher: Dispatcher
-    size: int
     # How many are kept: as many as were ever wanted.
     _target: int = attrs.field(default=1, init=False)
     _demand: trio.Event = attrs.field(factory=trio.Event, init=False)
@@ -88,7 +86,7 @@ class Supervisor:
             return 0
         alive = [w for w in self._dispatcher.workers if w.state != "leaving"]
         missing = wanted(
-            size=self.size,
+            size=self._dispatcher.size,
             target=self._target,
             alive=len(alive),
             starting=sum(w.state == "starting" for w in alive),
@@ -108,10 +106,7 @@ class Supervisor:
             dispatcher.ready(worker)
             self._tell()
 
-        def hear(generation: int, answer: Answer) -> None:
-            dispatcher.answered(worker, generation, answer)
-
-        death = await worker.endpoint.live(ready, hear)
+        death = await worker.endpoint.live(ready, functools.partial(dispatcher.answered, worker))
         failed = worker.state == "starting" and not self._closing
         if failed:
             self.failure = _start_error(death.error)

@@ -57,7 +57,6 @@ class ThreadCall:
 
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
-    submitted_at: int = attrs.field(factory=time.perf_counter_ns)
     loads: bool = attrs.field(default=False, init=False)
 
     async def load(self) -> None:
@@ -126,7 +125,7 @@ class ThreadEndpoint(Endpoint):
         self._modules = modules
         self.pid = os.getpid()
         self._cells = memoryview(bytearray((SLOT + HISTOGRAMS * HISTOGRAM) * 8)).cast("Q")
-        self._calls, self._todo = trio.open_memory_channel[tuple[ThreadCall, int, int]](1)
+        self._calls, self._todo = trio.open_memory_channel[tuple[ThreadCall, int, int, int]](1)
         # Of its own, so that waiting for threads of the application cannot hold it up.
         self._limiter = trio.CapacityLimiter(1)
 
@@ -139,15 +138,15 @@ class ThreadEndpoint(Endpoint):
             except WorkerStartError as error:
                 return Death(error=error)
             ready()
-            async for call, generation, serial in self._todo:
+            async for call, generation, serial, since in self._todo:
                 answer = await trio.to_thread.run_sync(
-                    self._run, call, generation, serial, limiter=self._limiter
+                    self._run, call, generation, serial, since, limiter=self._limiter
                 )
                 self._cells[STATE] = generation << 2 | OVER
                 hear(generation, answer)
         return Death()
 
-    def _run(self, call: ThreadCall, generation: int, serial: int) -> Answer:
+    def _run(self, call: ThreadCall, generation: int, serial: int, since: int) -> Answer:
         cells = self._cells
         started = time.perf_counter_ns()
         cells[DONE], cells[TOTAL], cells[TICK], cells[PHASE] = 0, DEFAULT_TOTAL, 0, 0
@@ -169,18 +168,20 @@ class ThreadEndpoint(Endpoint):
         finally:
             request._end()
             now = time.perf_counter_ns()
-            for which, since, until in (
+            for which, begin, end in (
                 (RUN, started, now),
-                (QUEUE, call.submitted_at, started),
-                (WHOLE, call.submitted_at, now),
+                (QUEUE, since, started),
+                (WHOLE, since, now),
             ):
-                count(cells, SLOT + which * HISTOGRAM, until - since)
+                count(cells, SLOT + which * HISTOGRAM, end - begin)
 
-    def post(self, call: Call, slot: int, generation: int, serial: int, limit: float) -> None:
+    def post(
+        self, call: Call, slot: int, generation: int, serial: int, limit: float, since: int
+    ) -> None:
         """Hand a call to the thread; see `Endpoint.post`."""
         assert isinstance(call, ThreadCall)
         set_limit(self._cells, limit)
-        self._calls.send_nowait((call, generation, serial))
+        self._calls.send_nowait((call, generation, serial, since))
 
     def cancel(self, slot: int, generation: int, reason: str | None) -> None:
         """Set the cancel word."""

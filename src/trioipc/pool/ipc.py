@@ -221,7 +221,7 @@ class IPCProtocol:
         sent = trio.current_time()
         self._say("sent", message, 0.0)
         try:
-            outcome = await worker._pool._execute(
+            result = await worker._pool._execute(
                 message,
                 on_progress,
                 cancellation,
@@ -233,7 +233,7 @@ class IPCProtocol:
             raise
         self._correlator.answer(message.id, trio.current_time())
         self._say("answered", message, trio.current_time() - sent)
-        return outcome.unwrap()
+        return result
 
     def _say(self, what: str, message: IPCMessage, seconds: float) -> None:
         if self._debug:

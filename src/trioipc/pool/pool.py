@@ -17,7 +17,6 @@ import attrs
 import trio
 from outcome import Error
 from trio.lowlevel import (
-    Abort,
     checkpoint_if_cancelled,
     current_task,
     disable_ki_protection,
@@ -46,8 +45,6 @@ from trioipc.worker import registry
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
-    from outcome import Outcome
-
     from trioipc.memory.state import SharedCancellation
     from trioipc.pool._endpoint import Engine
     from trioipc.pool._progress import Progress
@@ -62,6 +59,12 @@ Kind: TypeAlias = Literal["cpu", "thread"]
 _KINDS: tuple[Kind, ...] = ("cpu", "thread")
 
 
+# [0]: how often this process is a fork of one that had loaded us. A cell, for it is read often.
+_forks = [0]
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: _forks.append(_forks.pop() + 1))
+
+
 @final
 class WorkerPool:
     """Runs functions in workers; get one from `open_worker_pool`."""
@@ -72,12 +75,18 @@ class WorkerPool:
             engine,
             Scheduler(options.strategy, options.max_queue),
             Sampler(options.progress_interval),
+            options.size,
         )
-        self._supervisor = Supervisor(self._dispatcher, options.size)
+        self._supervisor = Supervisor(self._dispatcher)
         self._dispatcher.on_demand = self._supervisor.look
         self._options = options
+        self._usual = Terms(
+            timeout=options.task_timeout,
+            queue_timeout=options.queue_timeout,
+            grace=options.grace,
+        )
         self._token = trio.lowlevel.current_trio_token()
-        self._pid = os.getpid()
+        self._forks = _forks[0]
         self._open = True
         self._served = trio.Event()
 
@@ -97,7 +106,7 @@ class WorkerPool:
           RuntimeError: from a place that this pool does not belong to.
           trio.ClosedResourceError: after its block was left.
         """
-        if os.getpid() != self._pid:
+        if _forks[0] != self._forks:
             raise RuntimeError("this pool belongs to another process, the one that forked this")
         try:
             here = trio.lowlevel.current_trio_token() is self._token
@@ -121,9 +130,16 @@ class WorkerPool:
         total_timeout: float = math.inf,
     ) -> Terms:
         """Fill in the pool's values, and check the caller's."""
+        mark = getattr(function, registry.MARK, None)
+        if (
+            timeout is queue_timeout is cancellation is max_retries is idempotent is grace is mark
+            and mark is None
+            and priority == "normal"
+            and total_timeout == math.inf
+        ):
+            return self._usual
         options = self._options
         if idempotent is None:
-            mark = getattr(function, registry.MARK, None)
             idempotent = mark is not None and mark.idempotent
         if max_retries is None:
             max_retries = options.max_retries
@@ -198,55 +214,29 @@ class WorkerPool:
         terms = self._terms(
             fn, timeout, queue_timeout, priority, cancellation, max_retries, idempotent, grace
         )
-        outcome = await self._run(fn, args, terms, on_progress, None)
-        result: T = outcome.unwrap()
-        return result
-
-    async def _run(
-        self,
-        function: Callable[..., Any],
-        arguments: tuple[Any, ...],
-        terms: Terms,
-        on_progress: Callback | None,
-        name: str | None,
-        started: Callable[[PoolRequest[Any]], object] | None = None,
-    ) -> Outcome[Any]:
-        """Run a request to its end in a nursery of its own; return its outcome."""
         if self._dispatcher.scheduler.is_full():
             terms = await self._wait_for_room(terms)
-        call = self._dispatcher.engine.prepare(function, arguments)
-        serial = next(self._dispatcher.serials)
+        call = self._dispatcher.engine.prepare(fn, args)
+        request: PoolRequest[T] = PoolRequest(self._dispatcher, fn, call, terms)
+        return await self._perform(request, on_progress)
+
+    async def _perform(self, request: PoolRequest[T], on_progress: Callback | None) -> T:
+        """Run a request to its end in a nursery of its own."""
         failure: BaseException | None = None
-        request: PoolRequest[Any] = PoolRequest(
-            self._dispatcher, function, call, terms, serial, name
-        )
-        if started is not None:
-            started(request)
-        async with trio.open_nursery() as nursery:
-            request._nursery = nursery
+        async with trio.open_nursery() as request._nursery:
             if on_progress is not None:
                 request.progress  # noqa: B018 - from now on it is sampled
             self._dispatcher.submit(request)
             if on_progress is not None:
                 failure = await self._report(request, on_progress)
             if request._state != "ended":
-                await self._wait(request)
+                request._waiter = current_task()
+                await wait_task_rescheduled(request._abort)
         if failure is not None:
             request._mention_in(failure)
-            return Error(failure)
-        return request._decide()
-
-    async def _wait(self, request: PoolRequest[Any]) -> None:
-        """Wait for the end. A cancelled caller starts the ladder, and waits on."""
-        dispatcher = self._dispatcher
-
-        def abort(raise_cancel: Callable[[], object]) -> Abort:
-            request._raise_cancel = raise_cancel
-            dispatcher.cancel(request, None)
-            return Abort.FAILED  # the end wakes us, at once where no worker has it
-
-        request._waiter = current_task()
-        await wait_task_rescheduled(abort)
+            raise failure
+        value: T = request._give()
+        return value
 
     async def _report(
         self, request: PoolRequest[Any], on_progress: Callback
@@ -263,7 +253,8 @@ class WorkerPool:
             self._dispatcher.cancel(request, None)
             if request._state != "ended":
                 with trio.CancelScope(shield=True):
-                    await self._wait(request)
+                    request._waiter = current_task()
+                    await wait_task_rescheduled(request._abort)
             return error
         return None
 
@@ -315,10 +306,9 @@ class WorkerPool:
         if self._dispatcher.scheduler.is_full():
             terms = await self._wait_for_room(terms)
         call = self._dispatcher.engine.prepare(fn, args)
-        serial = next(self._dispatcher.serials)
         body_error: BaseException | None = None
         async with trio.open_nursery() as nursery:
-            request: PoolRequest[T] = PoolRequest(self._dispatcher, fn, call, terms, serial)
+            request: PoolRequest[T] = PoolRequest(self._dispatcher, fn, call, terms)
             request._nursery = nursery
             request._over = trio.Event()
             self._dispatcher.submit(request)
@@ -358,8 +348,7 @@ class WorkerPool:
         await checkpoint_if_cancelled()
         self._check_home()
         request = _message(message)
-        outcome = await self._execute(request, on_progress, cancellation, retry=True)
-        return outcome.unwrap()
+        return await self._execute(request, on_progress, cancellation, retry=True)
 
     async def _execute(
         self,
@@ -369,7 +358,7 @@ class WorkerPool:
         *,
         retry: bool,
         started: Callable[[PoolRequest[Any]], object] | None = None,
-    ) -> Outcome[Any]:
+    ) -> object:
         self._check_home()
         idempotent = self._find(message.channel, message.type)
         terms = self._terms(
@@ -384,7 +373,15 @@ class WorkerPool:
             math.inf if message.timeout is None else seconds("timeout", message.timeout),
         )
         arguments = (message.channel, message.type, message.payload, message.id)
-        return await self._run(registry.perform, arguments, terms, on_progress, message.id, started)
+        if self._dispatcher.scheduler.is_full():
+            terms = await self._wait_for_room(terms)
+        call = self._dispatcher.engine.prepare(registry.perform, arguments)
+        request: PoolRequest[object] = PoolRequest(
+            self._dispatcher, registry.perform, call, terms, message.id or None
+        )
+        if started is not None:
+            started(request)
+        return await self._perform(request, on_progress)
 
     def _find(self, channel: str, name: str) -> bool:
         """Say whether an operation is idempotent.
