@@ -99,18 +99,26 @@ class Dispatcher:
     # -- requests ---------------------------------------------------------------------------
 
     def submit(self, request: PoolRequest[object]) -> None:
-        """Take a new request in; it may be sent, or even answered, on return."""
+        """Take a new request in; it may be sent on return. Then `attend` to it."""
         terms = request._terms
         if terms.guarded and not self._guard(request, terms):
             return
         worker = self.scheduler.place(request, terms.priority)
-        if worker is None:
-            if len(self.workers) < self.size:
-                self.on_demand()
-            return
-        self._give(worker, request)
+        if worker is not None:
+            self._give(worker, request)
+        elif len(self.workers) < self.size:
+            self.on_demand()
+
+    def attend(self, request: PoolRequest[object]) -> None:
+        """Go on with a request that was submitted and now has its nursery."""
         if request._state == "sent":
-            worker.endpoint.peek()
+            assert request._worker is not None
+            request._worker.endpoint.peek(wait=True)
+        elif request._state == "waiting":
+            for worker in [*self.workers]:
+                worker.endpoint.peek(wait=False)
+        elif request._state == "loading":
+            self._start_loading(request)
 
     def _guard(self, request: PoolRequest[object], terms: Terms) -> bool:
         """Watch its flag and its clocks; return False if it is over before it began."""
@@ -118,6 +126,7 @@ class Dispatcher:
         if flag is not None:
             if flag.is_cancelled():
                 request._cause = self._flagged(request)
+                request._stopped = True
                 self._end(request, "cancel")
                 return False
             self.sampler.watch(request, flag, lambda: self.cancel(request, self._flagged(request)))
@@ -160,7 +169,8 @@ class Dispatcher:
         worker.state = WORKER[worker.state]["fill"]
         if request._call.loads:
             request._step("load")
-            self._start_loading(request)
+            if request._nursery is not None:  # else `attend` does it
+                self._start_loading(request)
         else:
             self._post(request, worker)
 
@@ -213,7 +223,7 @@ class Dispatcher:
             worker.endpoint.kill()
             return
         worker.answered += 1
-        if answer.kind != "value" or request._channel is not None or request._over is not None:
+        if answer.kind != "value" or request._wants_progress:
             self._look_at_the_end(worker, request)
         self._free(worker, request)
         if answer.interrupted:
@@ -271,6 +281,7 @@ class Dispatcher:
             return
         if request._cause is None and request._raise_cancel is None:
             request._cause = cause
+        request._stopped = True
         if request._state == "waiting":
             self.scheduler.discard(request, request._terms.priority)
             self._end(request, "cancel")

@@ -145,8 +145,12 @@ class Endpoint(ABC):
           since: When it was submitted, by `time.perf_counter_ns`.
         """
 
-    def peek(self) -> None:  # noqa: B027 - most have nothing to do
-        """Hear an answer that is about to come, if one is expected within microseconds."""
+    def peek(self, *, wait: bool) -> None:  # noqa: B027 - most have nothing to do
+        """Hear at once what has been answered, if the last call was one of microseconds.
+
+        Args:
+          wait: Whether to wait for it, for some microseconds.
+        """
 
     @abstractmethod
     def cancel(self, slot: int, generation: int, reason: str | None) -> None:

@@ -88,7 +88,7 @@ _EXIT_SECONDS = 2.0
 _THREAD_SECONDS = 0.1
 
 # A worker spins this long before it sleeps; to wake it takes longer than to `peek` is worth.
-_AWAKE_NANOSECONDS = 40_000
+_AWAKE_NANOSECONDS = 80_000
 # A call that took no longer, from when it was taken up until we heard its end, may be over before
 # the event loop has turned round. Then it is looked for this often, in about 20 us.
 _QUICK_NANOSECONDS = 60_000
@@ -524,27 +524,28 @@ class ProcessEndpoint(Endpoint):
             self._unsent.append(frame[written:])
             self._wake_writer.set()
 
-    def peek(self) -> None:
-        """Read for some microseconds, if the worker is awake and its last call was as short.
+    def peek(self, *, wait: bool) -> None:
+        """Hear an answer before Trio would have asked the kernel for it; see `Endpoint.peek`.
 
-        Then the answer comes before Trio would even have asked the kernel for it, and a call costs
-        two turns of the event loop less. A guess that was wrong costs it 20 us, once.
+        A call of some microseconds then costs two turns of the event loop less.
         """
-        if not self._was_quick or self._posted_at - self._heard_at > _AWAKE_NANOSECONDS:
-            return
         wires = self._wires
-        if wires is None or wires.answers < 0:
+        if not self._was_quick or wires is None or wires.answers < 0:
+            return
+        if wait and self._posted_at - self._heard_at > _AWAKE_NANOSECONDS:
             return
         for _ in range(_PEEKS):
             try:
                 data = os.read(wires.answers, _READ_SIZE)
             except BlockingIOError:
+                if not wait:
+                    return
                 os.sched_yield()
                 continue
             if data:  # the end is for the reader to see
                 self._take(data)
             return
-        self._was_quick = False
+        self._was_quick = False  # a wrong guess, which has cost 20 us
 
     @enable_ki_protection
     async def _write(self) -> None:

@@ -81,6 +81,8 @@ class PoolRequest(Generic[T_co]):
     _expires: float = math.inf  # the clock "total"
     _queue_expires: float = math.inf
 
+    # Whether it is to end early, for any of the reasons below.
+    _stopped: bool = False
     # Why it is to end early: the first cause; a cancelled scope of the caller beats it.
     _cause: RequestCancelledError | RequestTimeoutError | None = None
     _raise_cancel: Callable[[], object] | None = None
@@ -100,6 +102,7 @@ class PoolRequest(Generic[T_co]):
     _waiter: trio.lowlevel.Task | None = None
     _over: trio.Event | None = None
     _channel: ProgressChannel | None = None
+    _wants_progress: bool = False  # somebody will ask for it
     _final: Snapshot | None = None
 
     def __init__(
@@ -201,6 +204,7 @@ class PoolRequest(Generic[T_co]):
     def _abort(self, raise_cancel: Callable[[], object]) -> trio.lowlevel.Abort:
         """Start the ladder; the end, which comes at once where no worker has it, wakes us."""
         self._raise_cancel = raise_cancel
+        self._stopped = True
         self._dispatcher.cancel(self, None)
         return trio.lowlevel.Abort.FAILED
 
@@ -224,12 +228,17 @@ class PoolRequest(Generic[T_co]):
         """End it with an outcome that does not come from its worker, who is told to stop."""
         if self._state != "ended" and self._verdict is None:
             self._verdict = verdict
+            self._stopped = True
             self._dispatcher.cancel(self, None)
 
     def _inform(self, snapshot: Snapshot) -> None:
         """Give the reader of `progress` what does not come from its worker."""
         if self._channel is not None:
             self._channel.publish(snapshot, max(self._attempts, 1))
+
+    def _has_written(self) -> bool:
+        """Say whether the function had said anything about its progress when it ended."""
+        return self._final is not None and self._final.written
 
     def _publish(self) -> None:
         """Give the reader of `progress` what the slot holds."""
@@ -242,7 +251,7 @@ class PoolRequest(Generic[T_co]):
     def _give(self) -> Any:
         """Return or raise the outcome, to the one caller who waits for it."""
         answer = self._answer
-        if answer is not None and answer.kind == "value" and not self._stopped_early():
+        if answer is not None and answer.kind == "value" and not self._stopped:
             return answer.unpack().unwrap()
         return self._decide().unwrap()
 
@@ -255,7 +264,7 @@ class PoolRequest(Generic[T_co]):
 
     def _decide(self) -> Outcome[Any]:
         answer, failure = self._answer, self._failure
-        if not self._stopped_early():
+        if not self._stopped:
             if failure is not None:
                 return Error(failure)
             assert answer is not None
@@ -272,23 +281,16 @@ class PoolRequest(Generic[T_co]):
         self._annotate(self._cause)
         return Error(self._cause)
 
-    def _stopped_early(self) -> bool:
-        return (
-            self._raise_cancel is not None
-            or self._verdict is not None
-            or self._cause is not None
-            or self._dropped
-        )
-
     def _tally(self) -> Literal["value", "error", "cancelled"]:
         """Say as what the pool's statistics count it."""
+        if not self._stopped:
+            answer = self._answer
+            return "value" if answer is not None and answer.kind == "value" else "error"
         if self._raise_cancel is not None or self._dropped:
             return "cancelled"
         if self._verdict is not None:
             return "value" if isinstance(self._verdict, Value) else "error"
-        if self._cause is not None:
-            return "error" if isinstance(self._cause, RequestTimeoutError) else "cancelled"
-        return "value" if self._answer is not None and self._answer.kind == "value" else "error"
+        return "error" if isinstance(self._cause, RequestTimeoutError) else "cancelled"
 
     def _unheard(self) -> BaseException | None:
         """Return the error of a request whose result nobody asked for."""

@@ -154,6 +154,8 @@ class Scheduler(Generic[R, W]):
         return worker
 
     def _choose(self) -> tuple[W, _Desk]:
+        if len(self._desks) == 1:
+            return next(iter(self._desks.items()))
         free = [(w, desk) for w, desk in self._desks.items() if desk.held < desk.places]
         if len(free) == 1:
             return free[0]

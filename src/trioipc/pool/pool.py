@@ -132,9 +132,14 @@ class WorkerPool:
         """Fill in the pool's values, and check the caller's."""
         mark = getattr(function, registry.MARK, None)
         if (
-            timeout is queue_timeout is cancellation is max_retries is idempotent is grace is mark
-            and mark is None
+            mark is None
+            and timeout is None
+            and queue_timeout is None
             and priority == "normal"
+            and cancellation is None
+            and max_retries is None
+            and idempotent is None
+            and grace is None
             and total_timeout == math.inf
         ):
             return self._usual
@@ -223,10 +228,11 @@ class WorkerPool:
     async def _perform(self, request: PoolRequest[T], on_progress: Callback | None) -> T:
         """Run a request to its end in a nursery of its own."""
         failure: BaseException | None = None
+        request._wants_progress = on_progress is not None
+        # Before its nursery is open, which takes as long as a worker to wake up.
+        self._dispatcher.submit(request)
         async with trio.open_nursery() as request._nursery:
-            if on_progress is not None:
-                request.progress  # noqa: B018 - from now on it is sampled
-            self._dispatcher.submit(request)
+            self._dispatcher.attend(request)
             if on_progress is not None:
                 failure = await self._report(request, on_progress)
             if request._state != "ended":
@@ -242,14 +248,17 @@ class WorkerPool:
         self, request: PoolRequest[Any], on_progress: Callback
     ) -> BaseException | None:
         """Call ``on_progress`` until the request ends; return what that raises."""
+        if request._state == "ended" and not request._has_written():
+            return None
         try:
             async for progress in request.progress:
                 await _call_back(on_progress, progress)
         except trio.Cancelled as error:
             request._raise_cancel = Error(error).unwrap
+            request._stopped = True
             self._dispatcher.cancel(request, None)
         except BaseException as error:
-            request._dropped = True
+            request._dropped = request._stopped = True
             self._dispatcher.cancel(request, None)
             if request._state != "ended":
                 with trio.CancelScope(shield=True):
@@ -311,13 +320,14 @@ class WorkerPool:
             request: PoolRequest[T] = PoolRequest(self._dispatcher, fn, call, terms)
             request._nursery = nursery
             request._over = trio.Event()
+            request._wants_progress = True
             self._dispatcher.submit(request)
             try:
                 yield request
             except BaseException as error:
                 body_error = error
             if request._state != "ended":
-                request._dropped = True
+                request._dropped = request._stopped = True
                 self._dispatcher.cancel(request, None)
                 body_error = await _wait_out(request._over) or body_error
         _leave(request, body_error)

@@ -68,7 +68,7 @@ if TYPE_CHECKING:
 # How long a worker looks for the next call before it blocks. Whoever calls back to back then
 # pays no wake-up, 15 us instead of 58. It must yield in each turn: without that it keeps the
 # parent from the core that they share (32 us became 81).
-_SPIN_NANOSECONDS = 50_000
+_SPIN_NANOSECONDS = 100_000
 _READ_SIZE = 64 << 10
 
 
