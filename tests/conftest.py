@@ -33,8 +33,11 @@ def children() -> set[int]:
     """Say which processes are children of this one, zombies included."""
     found = set()
     for thread in os.listdir("/proc/self/task"):
-        with open(f"/proc/self/task/{thread}/children") as file:
-            found.update(int(pid) for pid in file.read().split())
+        try:
+            with open(f"/proc/self/task/{thread}/children") as file:
+                found.update(int(pid) for pid in file.read().split())
+        except FileNotFoundError:  # it has ended
+            pass
     return found
 
 

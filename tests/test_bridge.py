@@ -289,17 +289,18 @@ async def test_options_reach_the_pool(
     crypto: CryptoBridge, file: FileBridge, direct: Direct
 ) -> None:
     """Each operation hands on what it was told about the request."""
-    options: dict[str, Any] = {
-        "on_progress": print,
-        "timeout": 1.0,
-        "queue_timeout": 2.0,
-        "cancellation": SharedCancellation(),
-        "priority": "high",
-    }
-    await crypto.encrypt_file(b"", KEY, **options)
-    await crypto.decrypt_file(encrypt(b""), KEY, NONCE, **options)
-    await crypto.hash_file(b"", **options)
-    await file.hash_file(b"", **options)
+    with SharedCancellation() as flag:
+        options: dict[str, Any] = {
+            "on_progress": print,
+            "timeout": 1.0,
+            "queue_timeout": 2.0,
+            "cancellation": flag,
+            "priority": "high",
+        }
+        await crypto.encrypt_file(b"", KEY, **options)
+        await crypto.decrypt_file(encrypt(b""), KEY, NONCE, **options)
+        await crypto.hash_file(b"", **options)
+        await file.hash_file(b"", **options)
     assert direct.options == [options] * 4
 
 

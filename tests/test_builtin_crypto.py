@@ -8,10 +8,9 @@ import os
 import resource
 import stat
 import tracemalloc
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cryptography_vectors
 import pytest
@@ -25,6 +24,9 @@ from trioipc.builtin import _files, crypto
 from trioipc.builtin.crypto import STEP, TAG_SIZE, decrypt_file, encrypt_file
 from trioipc.memory._board import CANCEL, DONE, SLOT, TICK, TOTAL
 from trioipc.worker.request import CurrentRequest, set_context_request
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 VECTORS = Path(cryptography_vectors.__file__).parent / "ciphers" / "AES" / "GCM"
 

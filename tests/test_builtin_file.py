@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextvars
 import hashlib
 import os
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cryptography_vectors
 import pytest
@@ -18,6 +17,9 @@ from trioipc._errors import RequestInterrupt
 from trioipc.builtin import crypto, file
 from trioipc.memory._board import CANCEL, DONE, SLOT, TICK, TOTAL
 from trioipc.worker.request import CurrentRequest, set_context_request
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 VECTORS = Path(cryptography_vectors.__file__).parent / "hashes" / "SHA2"
 

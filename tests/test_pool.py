@@ -697,25 +697,6 @@ async def _touch_soon(path: Path) -> None:
     path.touch()
 
 
-async def test_draining_has_a_bound(kind: Kind, tmp_path: Path) -> None:
-    """After `drain_timeout`, those who wait in other tasks get ClosedResourceError."""
-    errors = []
-
-    async def run(path: str) -> None:
-        with pytest.raises(trio.ClosedResourceError) as caught:
-            await pool.run(cooperate, path)
-        errors.append(caught.value)
-
-    async with trio.open_nursery() as nursery:
-        async with open_worker_pool(1, kind=kind, drain_timeout=0.1) as pool:
-            nursery.start_soon(run, str(tmp_path / "begun"))
-            await wait_for_file(tmp_path / "begun")
-            nursery.start_soon(run, str(tmp_path / "never"))
-            await wait_until(lambda: pool.statistics().queued_tasks == 1)
-    assert len(errors) == 2
-    assert not (tmp_path / "never").exists()
-
-
 @pytest.mark.parametrize(
     "make_error",
     [ValueError, KeyboardInterrupt, lambda: ExceptionGroup("g", [ValueError(), KeyError()])],

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import pickle
 from contextlib import asynccontextmanager
 from itertools import count
 from typing import TYPE_CHECKING, Any, final
@@ -88,7 +89,7 @@ class IPCProtocol:
 
     Args:
       default_timeout: Seconds from the send to the answer, for requests that do not say.
-      debug: Whether to log each message's id, type and times to ``trioipc.protocol``.
+      debug: Whether to log each message's id, type, size and times to ``trioipc.protocol``.
       enable_retries: Whether idempotent operations are tried again after a crash.
     """
 
@@ -238,11 +239,12 @@ class IPCProtocol:
     def _say(self, what: str, message: IPCMessage, seconds: float) -> None:
         if self._debug:
             _log.debug(
-                "%s %s: %s on %s, after %.6f s",
+                "%s %s: %s on %s, %s, after %.6f s",
                 what,
                 message.id,
                 message.type,
                 message.channel,
+                _size_of(message.payload),
                 seconds,
             )
 
@@ -315,3 +317,11 @@ def _error_of(message: IPCResponse) -> BaseException:
     if isinstance(message.error, BaseException):
         return message.error
     return RemoteProtocolError("the other side reported an error without saying which")
+
+
+def _size_of(payload: object) -> str:
+    """Say how long a payload is, pickled; never what is in it."""
+    try:
+        return f"{len(pickle.dumps(payload, 5))} bytes"
+    except Exception:  # the request will say so
+        return "which cannot be pickled"
