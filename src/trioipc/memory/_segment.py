@@ -27,21 +27,26 @@ class Segment:
     """Memory that can be handed to another process by its descriptor.
 
     Args:
-      descriptor: An open descriptor of the memory, owned by the segment from now on. None for
-        plain memory, which only threads can share.
+      descriptor: An open descriptor of the memory, owned by the segment from now on, also if it
+        cannot be mapped. None for plain memory, which only threads can share.
       size: In bytes, at least 1.
     """
 
     __slots__ = ("__weakref__", "descriptor", "memory", "size")
 
     def __init__(self, descriptor: int | None, size: int) -> None:
-        self.descriptor = descriptor
+        self.descriptor: int | None = None
         self.size = size
         self.memory: mmap.mmap | bytearray
         if descriptor is None:
             self.memory = bytearray(size)
-        else:
+            return
+        try:
             self.memory = mmap.mmap(descriptor, size)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self.descriptor = descriptor
 
     def __repr__(self) -> str:
         return f"<Segment: {self.size} bytes, descriptor {self.descriptor}>"
@@ -82,22 +87,23 @@ def create(size: int, backend: Backend | None = None) -> Segment:
     if chosen not in _OPENERS:
         kinds = ", ".join(sorted([*_OPENERS, "plain"]))
         raise ValueError(f"{ENVIRONMENT_VARIABLE} must be one of {kinds}, not {chosen!r}")
-    descriptor = _OPENERS[chosen](size)
-    try:
-        return Segment(descriptor, size)
-    except BaseException:
-        os.close(descriptor)
-        raise
+    return Segment(_OPENERS[chosen](size), size)
 
 
 def adopt(descriptor: int, size: int) -> Segment:
     """Map a segment that another process made.
 
+    Args:
+      descriptor: Owned by the segment from now on, and closed if that cannot be made.
+      size: In bytes.
+
     Raises:
       ValueError: if the descriptor holds fewer than ``size`` bytes.
+      OSError: if it cannot be mapped.
     """
     actual = os.fstat(descriptor).st_size
     if actual < size:
+        os.close(descriptor)
         raise ValueError(f"a segment of {size} bytes was announced, but it has {actual}")
     return Segment(descriptor, size)
 

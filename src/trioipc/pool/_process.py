@@ -475,7 +475,6 @@ class ProcessEndpoint(Endpoint):
             try:
                 segment = adopt(descriptor, size)
             except ValueError as error:
-                os.close(descriptor)
                 raise RemoteProtocolError(str(error)) from error
             segment.release()
             self._received[arrived] = segment
