@@ -126,8 +126,12 @@ class CurrentRequest:
         """
         if nbytes < 0:
             raise ValueError(f"nbytes must be >= 0, not {nbytes}")
-        segment = create(nbytes, None if self._shared else "plain")
-        self.segments.append(segment)
+        self._shields += 1  # an interrupt half-way would leave a descriptor that nobody owns
+        try:
+            segment = create(nbytes, None if self._shared else "plain")
+            self.segments.append(segment)
+        finally:
+            self._shields -= 1
         return memoryview(segment.memory)[:nbytes]
 
     @contextmanager
