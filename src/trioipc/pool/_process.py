@@ -187,8 +187,9 @@ class ProcessEndpoint(Endpoint):
 
     def __init__(self, engine: ProcessEngine) -> None:
         self._engine = engine
-        self._board: Segment = create(board_bytes(engine.places))
-        self._lay_out(self._board.cells())
+        self._board: Segment | None = None
+        # Until there is one, and after its end, nobody else can see what is in the slots.
+        self._lay_out(memoryview(bytearray(board_bytes(engine.places))).cast("Q"))
         # Functions that the worker has been sent; those that go with their call need not be.
         self._known: set[int] = {INLINE}
         # For `peek`: when we last posted and heard something, and how long that had taken.
@@ -201,10 +202,12 @@ class ProcessEndpoint(Endpoint):
         self._sentinel_writer: int | None = None
         self._call_scope = trio.CancelScope(shield=True)
         self._call_error: BaseException | None = None
-        self._called = trio.Event()
+        self._called = trio.Event()  # the hosting call has ended, or never began
+        self._dead = trio.Event()  # so has the process
         self._connected = trio.Event()
         self._started = trio.Event()
         self._start_scope = trio.CancelScope()
+        self._is_late = False
         self._unsent: list[bytes] = []
         self._wake_writer = trio.Event()
         self._broken: BaseException | None = None
@@ -230,12 +233,13 @@ class ProcessEndpoint(Endpoint):
             try:
                 async with trio.open_nursery() as nursery:
                     error = await self._start(nursery)
-                    if error is not None:
+                    if not self._started.is_set():
                         self.kill()
-                    if self._pidfd is not None or error is None:
-                        await self._wait_dead()
+                    await self._dead.wait()
                     self._drain()
                     await self._reap(nursery)
+                if not self._started.is_set():
+                    error = self._start_error(error or self._call_error)
                 death = Death(self._exitcode(), error or self._broken)
             finally:
                 self._release()
@@ -244,21 +248,27 @@ class ProcessEndpoint(Endpoint):
                 self._call_error = None
         return death
 
-    async def _start(self, nursery: trio.Nursery) -> BaseException | None:
-        """Start the process until it is ready; return what went wrong."""
+    async def _start(self, nursery: trio.Nursery) -> Exception | None:
+        """Start the process until it is ready, dead or late; return what went wrong here."""
+        hosted = False
         try:
+            self._board = create(board_bytes(self._engine.places))
+            self._lay_out(self._board.cells())
             with listen() as listener:
                 nursery.start_soon(self._host, self._ticket(listener))
                 nursery.start_soon(self._lend_thread, self._connected)
+                hosted = True
                 self._start_scope.deadline = trio.current_time() + self._engine.start_timeout
                 with self._start_scope:
-                    await self._connect(listener, nursery)
+                    await self._connect(listener, self._board, nursery)
                     await self._started.wait()
         except (OSError, IPCError) as error:
-            return self._start_error(error)
-        if self._started.is_set():
-            return None
-        return self._start_error(self._call_error)
+            if not hosted:
+                self._called.set()
+                self._dead.set()
+            return error
+        self._is_late = self._start_scope.cancelled_caught and not self._dead.is_set()
+        return None
 
     def _ticket(self, listener: Listener) -> Ticket:
         return Ticket(
@@ -269,20 +279,22 @@ class ProcessEndpoint(Endpoint):
             name=self._engine.name,
             modules=self._engine.modules,
             slots=self._engine.places,
-            board_bytes=self._board.size,
+            board_bytes=board_bytes(self._engine.places),
             timeout=min(self._engine.start_timeout, _HANDSHAKE_SECONDS),
         )
 
-    async def _connect(self, listener: Listener, nursery: trio.Nursery) -> None:
+    async def _connect(self, listener: Listener, board: Segment, nursery: trio.Nursery) -> None:
         control, pid = await listener.accept()
         self.pid = pid
         try:
             self._watch(pid)
-            self._wires = hand_over(control, self._board)
+            if self._pidfd is not None:
+                nursery.start_soon(self._mourn, self._pidfd)
+            self._wires = hand_over(control, board)
         except BaseException:
             control.close()
             raise
-        self._board.release()
+        board.release()
         self._connected.set()
         nursery.start_soon(self._read)
         nursery.start_soon(self._write)
@@ -313,6 +325,8 @@ class ProcessEndpoint(Endpoint):
             self._call_error = error
         finally:
             self._called.set()
+            if self._pidfd is None:  # trio-parallel has waited for it
+                self._dead.set()
             self._start_scope.cancel()
 
     async def _lend_thread(self, until: trio.Event) -> None:
@@ -329,18 +343,18 @@ class ProcessEndpoint(Endpoint):
         finally:
             limiter.total_tokens -= 1
 
-    async def _wait_dead(self) -> None:
-        if self._pidfd is None:
-            await self._called.wait()
-        else:
-            await trio.lowlevel.wait_readable(self._pidfd)
+    async def _mourn(self, pidfd: int) -> None:
+        """Wait for the death of the process, by whatever it dies."""
+        await trio.lowlevel.wait_readable(pidfd)
+        self._exitcode()  # reaps, so that trio-parallel has nothing to wait for
+        self._close_sentinel_writer()
+        self._dead.set()
+        self._start_scope.cancel()
 
     async def _reap(self, nursery: trio.Nursery) -> None:
         """End the hosting call, which now has nothing to wait for."""
         self._connected.set()
-        self._exitcode()  # reaps, so that trio-parallel has nothing to wait for
-        self._close_sentinel_writer()
-        if not self._closing:
+        if self._started.is_set() and not self._closing:  # else it has something to say
             self._call_scope.cancel()
         nursery.start_soon(self._lend_thread, self._called)
         with trio.move_on_after(_EXIT_SECONDS):
@@ -367,7 +381,7 @@ class ProcessEndpoint(Endpoint):
     def _start_error(self, cause: BaseException | None) -> WorkerStartError:
         if isinstance(cause, WorkerStartError):
             return cause
-        if self._start_scope.cancelled_caught and not self._called.is_set():
+        if self._is_late:
             why = f"it was not ready within {self._engine.start_timeout} s (start_timeout)"
         elif isinstance(cause, trio_parallel.BrokenWorkerError):
             why = f"it died with exit code {self._exitcode()} before it could report. {_GUARD_HINT}"
@@ -382,8 +396,9 @@ class ProcessEndpoint(Endpoint):
         if self._wires is not None:
             self._wires.close()
         # What it wrote can still be read, but from a copy: a map holds a descriptor.
-        self._lay_out(memoryview(bytearray(self._board.memory)).cast("Q"))
-        del self._board
+        if self._board is not None:
+            self._lay_out(memoryview(bytearray(self._board.memory)).cast("Q"))
+            self._board = None
         self._close_sentinel_writer()
         if self._pidfd is not None:
             os.close(self._pidfd)
