@@ -34,6 +34,9 @@ LIMIT = 17  # how long the function may run, in nanoseconds; 0 for no limit
 SUBMITTED_AT = 18  # time.perf_counter_ns()
 REASON = 19  # a text, as PHASE
 
+# One more of the worker's, which found no room in its half; written once a request.
+TOOK = 30  # how long the function ran, in nanoseconds
+
 RUNNING = 1
 OVER = 2
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import secrets
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -130,6 +129,7 @@ def _open_memfd(size: int) -> int:
 
 def _open_shm(size: int) -> int:
     import _posixshmem
+    import secrets  # 7 ms of OpenSSL, which a worker would pay for when it starts
 
     # 31 characters with the slash is all that macOS takes.
     name = f"/tipc-{secrets.token_hex(8)}"

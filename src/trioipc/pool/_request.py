@@ -22,7 +22,7 @@ from trioipc._errors import (
     WorkerCrashedError,
 )
 from trioipc.pool._payload import function_name
-from trioipc.pool._progress import ProgressChannel
+from trioipc.pool._progress import Progress, ProgressChannel, progress_of
 from trioipc.protocol._lifecycle import REQUEST
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ class PoolRequest(Generic[T_co]):
         return self._name or f"{self._dispatcher.name}-{self._serial}"
 
     @property
-    def progress(self) -> trio.MemoryReceiveChannel[Any]:
+    def progress(self) -> trio.MemoryReceiveChannel[Progress]:
         """Its progress, for one reader: the newest `Progress`, and at last the last one.
 
         Iteration ends when the request ends, however it ends, without raising.
@@ -236,9 +236,11 @@ class PoolRequest(Generic[T_co]):
         if self._channel is not None:
             self._channel.publish(snapshot, max(self._attempts, 1))
 
-    def _has_written(self) -> bool:
-        """Say whether the function had said anything about its progress when it ended."""
-        return self._final is not None and self._final.written
+    def _last_progress(self) -> Progress | None:
+        """Return its progress when it ended, if it had said anything about that."""
+        if self._final is None or not self._final.written:
+            return None
+        return progress_of(self._final, max(self._attempts, 1))
 
     def _publish(self) -> None:
         """Give the reader of `progress` what the slot holds."""

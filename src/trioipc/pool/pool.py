@@ -248,11 +248,12 @@ class WorkerPool:
         self, request: PoolRequest[Any], on_progress: Callback
     ) -> BaseException | None:
         """Call ``on_progress`` until the request ends; return what that raises."""
-        if request._state == "ended" and not request._has_written():
-            return None
         try:
-            async for progress in request.progress:
-                await _call_back(on_progress, progress)
+            if request._state != "ended":
+                async for progress in request.progress:
+                    await _call_back(on_progress, progress)
+            elif (last := request._last_progress()) is not None:  # one value needs no channel
+                await _call_back(on_progress, last)
         except trio.Cancelled as error:
             request._raise_cancel = Error(error).unwrap
             request._stopped = True

@@ -27,6 +27,7 @@ from trioipc.memory._board import (
     STATE,
     SUBMITTED_AT,
     TICK,
+    TOOK,
     TOTAL,
     WHOLE,
     count,
@@ -227,6 +228,7 @@ class Server:
     def _count(self, cells: memoryview, started: int) -> None:
         """Count run, queue and total time; here it costs nobody's throughput."""
         now = time.perf_counter_ns()
+        cells[TOOK] = now - started
         submitted = cells[SUBMITTED_AT]
         run, queue, whole = self._histograms
         count(self._cells, run, now - started)

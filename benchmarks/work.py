@@ -1,0 +1,61 @@
+"""What the workers run. Light, since each worker imports it."""
+
+from __future__ import annotations
+
+import os
+import time
+
+
+def nothing() -> None:
+    """Return at once: what remains is the cost of the call."""
+
+
+def answer() -> int:
+    """Return something."""
+    return 42
+
+
+def pure_python(turns: int) -> int:
+    """Compute: the same work however many compute beside it."""
+    total = 0
+    for number in range(turns):
+        total += number * number % 7
+    return total
+
+
+def sleep_with_checks(seconds: float, interval: float) -> None:
+    """Sleep, and look every ``interval`` whether it is cancelled."""
+    from trioipc import current_request
+
+    request = current_request()
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        request.checkpoint()
+        time.sleep(interval)
+
+
+def advance(steps: int) -> int:
+    """Report some progress."""
+    from trioipc import current_request
+
+    progress = current_request().progress
+    progress.set_total(steps)
+    for _ in range(steps):
+        progress.increment()
+    return steps
+
+
+def seconds_per_increment(number: int) -> float:
+    """Measure one progress increment, loop included."""
+    from trioipc import current_request
+
+    increment = current_request().progress.increment
+    start = time.perf_counter()
+    for _ in range(number):
+        increment()
+    return (time.perf_counter() - start) / number
+
+
+def pid() -> int:
+    """Say who works."""
+    return os.getpid()
