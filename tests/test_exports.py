@@ -62,7 +62,7 @@ def test_the_import_loads_little() -> None:
 def test_a_workers_code_loads_no_trio() -> None:
     """What a worker process imports of ours needs no event loop."""
     code = (
-        "import sys, trioipc.worker._serve, trioipc.builtin.crypto, trioipc;"
+        "import sys, trioipc.worker._main, trioipc.worker._serve, trioipc.builtin.crypto, trioipc;"
         "trioipc.current_request, trioipc.operation, trioipc.SharedProgress;"
         "print([n for n in ('trio', 'asyncio', 'trio_parallel') if n in sys.modules])"
     )

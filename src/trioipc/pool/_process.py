@@ -68,7 +68,7 @@ from trioipc.protocol._codec import (
     places_of,
     split_frames,
 )
-from trioipc.worker._serve import retire, serve
+from trioipc.worker._main import retire, serve
 from trioipc.worker._wires import Ticket, receive_segment, send_segment
 
 if TYPE_CHECKING:
@@ -203,8 +203,6 @@ class ProcessEndpoint(Endpoint):
         self._heard_at = 0
         self._was_quick = False
         self._lesson = 0
-        # The slot of the last call that was posted, and its state when that is over.
-        self._last = self._slots[0], 0
         self._wires: ParentWires | None = None
         self._pidfd: int | None = None
         self._process: BaseProcess | None = None
@@ -230,6 +228,8 @@ class ProcessEndpoint(Endpoint):
         places = self._engine.places
         self._slots = [cells[i * SLOT : (i + 1) * SLOT] for i in range(places)]
         self._histogram_cells = cells[places * SLOT :]
+        # The slot of the last call that was posted, and its state when that is over.
+        self._last = self._slots[0], 0
 
     # -- life -------------------------------------------------------------------------------
 
@@ -252,7 +252,7 @@ class ProcessEndpoint(Endpoint):
                 death = Death(self._exitcode(), error or self._broken)
             finally:
                 self._release()
-                # They know who knows us; and a traceback knows trio-parallel's pipes.
+                # They know who knows us.
                 del self._ready, self._hear
                 self._call_error = None
         return death
@@ -331,7 +331,9 @@ class ProcessEndpoint(Endpoint):
                         serve, ticket, kill_on_cancel=True, limiter=nullcontext()
                     )
         except Exception as error:
-            self._call_error = error
+            # Without its traceback and context: they would hold trio-parallel's pipes open.
+            self._call_error = error.with_traceback(None)
+            error.__context__ = None
         finally:
             self._called.set()
             if self._pidfd is None:  # trio-parallel has waited for it
@@ -394,7 +396,6 @@ class ProcessEndpoint(Endpoint):
             why = f"it was not ready within {self._engine.start_timeout} s (start_timeout)"
         elif isinstance(cause, trio_parallel.BrokenWorkerError):
             why = f"it died with exit code {self._exitcode()} before it could report. {_GUARD_HINT}"
-            cause = cause.with_traceback(None)  # which holds trio-parallel's pipes
         else:
             why = f"{type(cause).__name__}: {cause}" if cause else "it ended at once"
         error = WorkerStartError(f"a worker process could not be started: {why}")

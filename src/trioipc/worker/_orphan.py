@@ -35,11 +35,11 @@ def _die_by_signal(sentinel: int) -> None:
     5 ms, also while C code holds the GIL; a watching thread took 4.7 s there.
     """
     import fcntl
-    import resource
 
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    number = _OUT_OF_THE_WAY if limit < 0 else min(_OUT_OF_THE_WAY, limit // 2)
-    watched = fcntl.fcntl(sentinel, fcntl.F_DUPFD_CLOEXEC, number)
+    try:
+        watched = fcntl.fcntl(sentinel, fcntl.F_DUPFD_CLOEXEC, _OUT_OF_THE_WAY)
+    except OSError:  # so many descriptors are not allowed here
+        watched = fcntl.fcntl(sentinel, fcntl.F_DUPFD_CLOEXEC, sentinel)
     fcntl.fcntl(watched, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(watched, fcntl.F_SETSIG, signal.SIGKILL)
     flags = fcntl.fcntl(watched, fcntl.F_GETFL)

@@ -12,7 +12,6 @@ import os
 import time
 from typing import TYPE_CHECKING, final
 
-from trioipc._errors import WorkerStartError
 from trioipc.memory._board import (
     CANCEL,
     DEFAULT_TOTAL,
@@ -54,8 +53,7 @@ from trioipc.protocol._codec import (
 )
 from trioipc.worker._answer import encode_answer, put_beside
 from trioipc.worker._execute import Executor
-from trioipc.worker._orphan import die_with_parent, keep_descriptors_private
-from trioipc.worker._wires import Ticket, Wires, connect, receive_segment, send_segment
+from trioipc.worker._wires import receive_segment, send_segment
 from trioipc.worker.registry import load, registered
 from trioipc.worker.request import CurrentRequest
 
@@ -64,6 +62,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from trioipc.protocol._codec import Encoded
+    from trioipc.worker._wires import Ticket, Wires
 
 
 # How long a worker looks for the next call before it blocks. Whoever calls back to back then
@@ -71,30 +70,6 @@ if TYPE_CHECKING:
 # parent from the core that they share (32 us became 81).
 _SPIN_NANOSECONDS = 100_000
 _READ_SIZE = 64 << 10
-
-
-def retire() -> bool:
-    """Tell trio-parallel that a worker which has served is not to be used again."""
-    return True
-
-
-def serve(ticket: Ticket) -> None:
-    """Serve the parent until it closes the pipe; this is the one call a worker process gets."""
-    from trioipc import __version__
-
-    if ticket.version != __version__:
-        raise WorkerStartError(
-            f"the worker found trioipc {__version__}, its parent is {ticket.version}"
-        )
-    wires = connect(ticket)
-    try:
-        die_with_parent()
-        keep_descriptors_private()
-        server = Server(ticket, wires)
-        server.prepare()
-        server.loop()
-    finally:
-        wires.close()
 
 
 @final

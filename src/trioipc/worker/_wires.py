@@ -98,17 +98,26 @@ class Wires:
         os.close(self.answers)
 
 
-def connect(ticket: Ticket) -> Wires:
-    """Report to the parent and take the descriptors that it hands over.
+def report(ticket: Ticket) -> socket.socket:
+    """Tell the parent that we are there; return the control socket.
 
     Raises:
-      OSError: if the parent is gone or does not want us.
+      OSError: if the parent is gone.
     """
     control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     control.settimeout(ticket.timeout)
     control.connect(ticket.address)
     version = ticket.version.encode()[:20]
     control.sendall(HELLO.pack(ticket.token, os.getpid(), ticket.protocol, version))
+    return control
+
+
+def take_over(control: socket.socket) -> Wires:
+    """Take the descriptors that the parent hands over.
+
+    Raises:
+      OSError: if the parent is gone or does not want us.
+    """
     data, descriptors, _, _ = socket.recv_fds(control, 1, 3)
     if not data or len(descriptors) != 3:
         raise ConnectionError("the parent closed the connection during the handshake")

@@ -9,7 +9,6 @@ Rules:
 
 from __future__ import annotations
 
-import contextvars
 import math
 import time
 from contextlib import contextmanager
@@ -32,6 +31,7 @@ from trioipc.memory._segment import Segment, create
 from trioipc.memory.state import SharedCancellation, SharedProgress
 
 if TYPE_CHECKING:
+    import contextvars
     from collections.abc import Iterator
 
 
@@ -163,8 +163,9 @@ def _scrap() -> memoryview:
 # What a whole worker process runs: one request, whichever thread asks. [0] is that request.
 _of_process: list[CurrentRequest | None] = [None]
 
-# What this task or thread runs, where many run at once.
-_of_context: contextvars.ContextVar[CurrentRequest] = contextvars.ContextVar("trioipc_request")
+# What this task or thread runs, where many run at once. Nothing before the first one, for a worker
+# that runs one at a time needs no context variables, and to load them takes it half a millisecond.
+_of_context: list[contextvars.ContextVar[CurrentRequest]] = []
 
 
 def current_request() -> CurrentRequest:
@@ -177,7 +178,8 @@ def current_request() -> CurrentRequest:
     request = _of_process[0]
     if request is not None:
         return request
-    return _of_context.get(None) or CurrentRequest(_scrap(), 1, None, shared=False)
+    request = _of_context[0].get(None) if _of_context else None
+    return request or CurrentRequest(_scrap(), 1, None, shared=False)
 
 
 def set_process_request(request: CurrentRequest | None) -> None:
@@ -187,4 +189,8 @@ def set_process_request(request: CurrentRequest | None) -> None:
 
 def set_context_request(request: CurrentRequest) -> None:
     """Say what this thread or task runs."""
-    _of_context.set(request)
+    if not _of_context:
+        from contextvars import ContextVar
+
+        _of_context.append(ContextVar("trioipc_request"))
+    _of_context[0].set(request)

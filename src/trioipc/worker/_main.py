@@ -1,0 +1,37 @@
+"""What a worker process is told to run: report to the parent, then serve it.
+
+It imports little before it reports. The rest is loaded while the parent looks at us and gets our
+descriptors ready, which saves a new pool 2 ms of its first answer.
+"""
+
+from __future__ import annotations
+
+from trioipc import __version__
+from trioipc._errors import WorkerStartError
+from trioipc.worker._wires import Ticket, report, take_over
+
+
+def retire() -> bool:
+    """Tell trio-parallel that a worker which has served is not to be used again."""
+    return True
+
+
+def serve(ticket: Ticket) -> None:
+    """Serve the parent until it closes the pipe; this is the one call a worker process gets."""
+    if ticket.version != __version__:
+        raise WorkerStartError(
+            f"the worker found trioipc {__version__}, its parent is {ticket.version}"
+        )
+    control = report(ticket)
+    from trioipc.worker._orphan import die_with_parent, keep_descriptors_private
+    from trioipc.worker._serve import Server
+
+    wires = take_over(control)
+    try:
+        die_with_parent()
+        keep_descriptors_private()
+        server = Server(ticket, wires)
+        server.prepare()
+        server.loop()
+    finally:
+        wires.close()
