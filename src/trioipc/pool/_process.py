@@ -441,10 +441,12 @@ class ProcessEndpoint(Endpoint):
 
     def _read_once(self, answers: int) -> bool:
         """Handle what has arrived; return False at the end."""
+        if self._broken is not None:  # by what `peek` has read
+            return False
         try:
             data = os.read(answers, _READ_SIZE)
         except BlockingIOError:
-            return self._broken is None
+            return True
         return bool(data) and self._take(data)
 
     def _take(self, data: bytes) -> bool:
@@ -581,8 +583,8 @@ class ProcessEndpoint(Endpoint):
             data = os.read(wires.answers, _READ_SIZE)
         except BlockingIOError:  # it is about to be written
             return False
-        if data:  # the end is for the reader to see
-            self._take(data)
+        if data and not self._take(data):  # the end is for the reader to see
+            self.kill()
         return True
 
     @enable_ki_protection

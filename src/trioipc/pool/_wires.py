@@ -45,10 +45,10 @@ class Listener:
         """Wait for the worker of our token; return its control socket and its pid."""
         while True:
             connection, _ = await self._socket.accept()
-            pid = await self._greet(connection)
-            if pid is not None:
-                return socket.socket(fileno=connection.detach()), pid
-            connection.close()
+            with connection:  # closed, unless it is detached
+                pid = await self._greet(connection)
+                if pid is not None:
+                    return socket.socket(fileno=connection.detach()), pid
 
     async def _greet(self, connection: trio.socket.SocketType) -> int | None:
         """Return the pid of a peer that is our child and has our token."""
