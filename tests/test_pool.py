@@ -114,6 +114,28 @@ async def test_a_memoryview_arrives_as_one(pool: WorkerPool) -> None:
     assert bytes(back) == b"abc"
 
 
+async def test_the_event_loop_turns_while_arguments_are_copied() -> None:
+    """Big arguments are copied in steps of 512 KiB, between which other tasks have their turn."""
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async with open_worker_pool(1) as pool, trio.open_nursery() as nursery:
+        await pool.run(jobs.nothing)
+        nursery.start_soon(count_turns)
+        async with pool.open_request(len, bytes(32 << 20)) as request:
+            turns = 0
+            while request._state == "loading":  # from here on it only waits
+                await trio.lowlevel.checkpoint()
+            assert turns >= 60
+            assert await request.result() == 32 << 20
+        nursery.cancel_scope.cancel()
+
+
 async def test_an_exception_comes_home_bare(pool: WorkerPool) -> None:
     """It is the function's own, with its traceback, its cause, its notes and one note of ours."""
     with pytest.raises(ValueError, match=r"^outer") as caught:

@@ -63,10 +63,10 @@ class RequestTimeoutError(IPCError, TimeoutError):
     """
 
     clock: str = "run"
-    """Which clock: ``"queue"``, ``"run"``, ``"stall"`` or ``"total"``."""
+    """The clock, ``"queue"``, ``"run"``, ``"stall"`` or ``"total"``."""
 
     rung: str = "queue"
-    """What ended the work: ``"queue"``, ``"checkpoint"``, ``"interrupt"`` or ``"kill"``."""
+    """The rung that ended it, ``"queue"``, ``"checkpoint"``, ``"interrupt"`` or ``"kill"``."""
 
 
 class RequestCancelledError(IPCError):
@@ -79,7 +79,7 @@ class RequestCancelledError(IPCError):
     """What the one who cancelled gave as a reason."""
 
     rung: str = "queue"
-    """What ended the work: ``"queue"``, ``"checkpoint"``, ``"interrupt"`` or ``"kill"``."""
+    """The rung that ended it, ``"queue"``, ``"checkpoint"``, ``"interrupt"`` or ``"kill"``."""
 
 
 class RequestExitError(IPCError):
@@ -149,7 +149,7 @@ class PoisonedRequestError(IPCError):
 
 
 class SharedStateError(IPCError):
-    """Shared state was used after `close`, or over memory that cannot hold or carry it."""
+    """Shared state was used after ``close``, or over memory that cannot hold or carry it."""
 
 
 class DataError(IPCError, ValueError):

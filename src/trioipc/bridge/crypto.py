@@ -40,7 +40,7 @@ def _show(value: object) -> str:
 
 @attrs.frozen
 class Encrypted(Generic[Ciphertext]):
-    """What `CryptoBridge.encrypt_file` made."""
+    """What ``CryptoBridge.encrypt_file`` made."""
 
     ciphertext: Ciphertext = attrs.field(repr=_show)
     """The encrypted bytes with the 16-byte tag last, or the file that holds them."""
@@ -52,7 +52,7 @@ class Encrypted(Generic[Ciphertext]):
 @final
 @attrs.define(eq=False, repr=False)
 class CryptoBridge:
-    """What workers encrypt, decrypt and hash; get it as `WorkerBridge.crypto`."""
+    """What workers encrypt, decrypt and hash; get it as ``WorkerBridge.crypto``."""
 
     _run: Run
 
@@ -229,8 +229,8 @@ class CryptoBridge:
           The plaintext as a read-only view, or the file that holds it.
 
         Raises:
-          InvalidTag: ``cryptography.exceptions.InvalidTag``, if key, nonce, associated data or
-            ciphertext are not those of the encryption.
+          cryptography.exceptions.InvalidTag: if key, nonce, associated data or ciphertext are not
+            those of the encryption.
           DataError: if ``source`` is shorter than a tag.
           TypeError: if an argument is of another type; no worker is asked.
           ValueError: if ``key``, ``nonce`` or ``source`` has another length, or ``source`` and

@@ -32,7 +32,7 @@ class FileHash:
 @final
 @attrs.define(eq=False, repr=False)
 class FileBridge:
-    """What workers do with files; get it as `WorkerBridge.file`."""
+    """What workers do with files; get it as ``WorkerBridge.file``."""
 
     _run: Run
 

@@ -131,7 +131,7 @@ class PoolRequest(Generic[T_co]):
 
     @property
     def progress(self) -> trio.MemoryReceiveChannel[Progress]:
-        """Its progress, for one reader: the newest `Progress`, and at last the last one.
+        """The newest `Progress` at each time, and at last the last one; for one reader.
 
         Iteration ends when the request ends, however it ends, without raising.
         """

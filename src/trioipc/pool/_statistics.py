@@ -80,7 +80,7 @@ class PoolStatistics:
     """Those that were cancelled."""
 
     restarts: dict[str, int]
-    """How many workers were replaced, by reason: ``"crashed"``, ``"interrupted"``, ``"killed"``."""
+    """How many workers were replaced because they ``"crashed"``, were ``"interrupted"``, ..."""
 
     queue_time: Histogram
     """From submission until a worker took the request up."""

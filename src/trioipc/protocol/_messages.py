@@ -33,7 +33,7 @@ class IPCMessage:
     """Its own id, unique within the sender."""
 
     type: str = attrs.field(validator=validators.instance_of(str))
-    """What is asked for: an operation's name."""
+    """The name of the operation that is asked for."""
 
     channel: Channel = attrs.field(default="custom", validator=validators.in_(CHANNELS))
     """The room that the operation is in."""

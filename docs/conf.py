@@ -1,0 +1,72 @@
+"""How the docs are built: ``nox -s docs``."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version as version_of
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from sphinx.util.docutils import SphinxDirective
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+project = "trioipc"
+author = "The trioipc authors"
+copyright = "2026, " + author
+version = release = version_of("trioipc")
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.intersphinx"]
+extensions += ["sphinxcontrib_trio"]
+html_theme = "furo"
+exclude_patterns = ["_build"]
+default_role = "py:obj"
+nitpicky = True
+myst_enable_extensions = ["colon_fence"]
+myst_heading_anchors = 3
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # they stand in the signatures
+napoleon_use_ivar = True
+
+# The build must work without the net, so what belongs to others is not looked up.
+intersphinx_mapping: dict[str, Any] = {}
+nitpick_ignore_regex = [
+    (r"py:.*", r"(trio|trio_parallel|attrs|collections|os|math|time|cryptography)\..*"),
+    (r"py:.*", r"(ValueError|TypeError|OSError|Exception|BaseException|RuntimeError|TimeoutError)"),
+    (r"py:.*", r"(ImportError|RuntimeWarning|SystemExit|bytes|str|int|float|bool|memoryview|dict)"),
+    (r"py:.*", r"(contextlib|concurrent|multiprocessing|asyncio|anyio|loky)\..*"),
+]
+
+
+class LifeCycle(SphinxDirective):
+    """Shows one of the code's own tables of transitions."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Write a row for each state."""
+        from trioipc.protocol import _lifecycle
+
+        table: dict[str, dict[str, str]] = getattr(_lifecycle, self.arguments[0])
+        items = [
+            nodes.list_item(
+                "",
+                nodes.paragraph(
+                    "",
+                    "",
+                    nodes.strong("", state),
+                    nodes.Text(
+                        ": "
+                        + (", ".join(f"{e} → {to}" for e, to in after.items()) or "nothing follows")
+                    ),
+                ),
+            )
+            for state, after in table.items()
+        ]
+        return [nodes.bullet_list("", *items)]
+
+
+def setup(app: Any) -> None:
+    """Add the directive."""
+    app.add_directive("lifecycle", LifeCycle)
