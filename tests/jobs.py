@@ -439,3 +439,39 @@ def frail(payload: str) -> str:
 def count(payload: int) -> int:
     """Report progress."""
     return count_to(payload)
+
+
+# ---- for tests of what a cancelled call leaves
+
+
+def weigh(data: bytes) -> int:
+    """Report progress over bytes, and return how many there are."""
+    count_to(5)
+    return len(data)
+
+
+def linger(begun: str, noticed: str, go: str) -> str:
+    """Notice that it is cancelled, say so, and go on until it may end; then return a value."""
+    touch(begun)
+    request = current_request()
+    try:
+        while True:
+            request.checkpoint()
+            time.sleep(0.001)
+    except BaseException:
+        touch(noticed)
+    while not os.path.exists(go):
+        time.sleep(0.001)
+    return "a value that came too late"
+
+
+@operation
+def measure(payload: bytes) -> int:
+    """Report progress over bytes, and return how many there are."""
+    return weigh(payload)
+
+
+@operation
+def end_badly(payload: str) -> None:
+    """Raise something else when it is cancelled."""
+    fail_in_cleanup(payload)

@@ -125,7 +125,7 @@ async def test_the_event_loop_turns_while_arguments_are_copied() -> None:
             turns += 1
 
     async with open_worker_pool(1) as pool, trio.open_nursery() as nursery:
-        await pool.run(jobs.nothing)
+        await pool.run(nothing)
         nursery.start_soon(count_turns)
         async with pool.open_request(len, bytes(32 << 20)) as request:
             turns = 0

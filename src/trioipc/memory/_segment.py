@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -109,12 +110,14 @@ def adopt(descriptor: int, size: int) -> Segment:
 
 def best_backend() -> Backend:
     """Say which kind of segment this platform offers; ``"plain"`` cannot leave the process."""
-    if hasattr(os, "memfd_create"):
+    if sys.platform == "linux":
         return "memfd"
     return "shm" if os.name == "posix" else "plain"
 
 
 def _open_memfd(size: int) -> int:
+    if sys.platform != "linux":
+        raise OSError("only Linux has memfds")
     import fcntl
 
     descriptor = os.memfd_create("trioipc", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)

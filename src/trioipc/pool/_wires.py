@@ -105,7 +105,7 @@ def _peer_pid(connection: trio.socket.SocketType) -> int | None:
 
 def _is_child(pid: int) -> bool:
     """Say whether ``pid`` is a child of ours; does not reap it."""
-    if pid <= 0:
+    if sys.platform != "linux" or pid <= 0:
         return False
     try:
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)

@@ -34,6 +34,8 @@ def _die_by_signal(sentinel: int) -> None:
 
     5 ms, also while C code holds the GIL; a watching thread took 4.7 s there.
     """
+    if sys.platform != "linux":
+        raise OSError("F_SETSIG is Linux's own")
     import fcntl
 
     try:
