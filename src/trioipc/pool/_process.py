@@ -1,27 +1,21 @@
-"""A worker process: one trio-parallel call that lasts as long as the worker.
+"""A worker process as an endpoint: what is sent to it, and what comes back.
 
-trio-parallel gives life and death; its waits are trusted for reaping only, since some of them hang,
-shielded, on grandchildren or closed descriptors. So:
+Rule 1: what becomes of a request whose process is gone is decided after its stream has been read to
+    the end: its answers are still answers.
+Rule 2: nothing here is ended by a cancel scope from outside, only by `kill` and `close`.
 
-Rule 1: as soon as the handshake names the process, a pidfd watches it. It is killed through that,
-    and found dead by that, before the hosting call is cancelled.
-Rule 2: what the hosting call raises means one thing: the process is gone. What that means for a
-    request is decided after its stream has been read to the end.
-Rule 3: nothing here is ended by a cancel scope from outside, only by `kill` and `close`.
+How a process lives and dies is in `_host`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
 import multiprocessing
 import os
 import pickle
 import signal
-import sys
 import time
 import types
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, final
 
 import attrs
@@ -43,6 +37,7 @@ from trioipc.memory._board import (
 )
 from trioipc.memory._segment import Segment, adopt, create
 from trioipc.pool._endpoint import Death, Endpoint, Engine, Snapshot
+from trioipc.pool._host import Host, lend_thread
 from trioipc.pool._payload import (
     NO_ARGUMENTS,
     ProcessAnswer,
@@ -68,12 +63,10 @@ from trioipc.protocol._codec import (
     places_of,
     split_frames,
 )
-from trioipc.worker._main import retire, serve
 from trioipc.worker._wires import Ticket, receive_segment, send_segment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from multiprocessing.process import BaseProcess
     from typing import Any
 
     from trioipc.pool._endpoint import Answer, Call
@@ -82,12 +75,6 @@ _READ_SIZE = 64 << 10
 
 # The longest a worker waits for us in the handshake: sockets take no infinity.
 _HANDSHAKE_SECONDS = 3600.0
-
-# How long leaving waits for a worker that has nothing left to do but end its interpreter.
-_EXIT_SECONDS = 2.0
-
-# No token of Trio's thread limiter in this time: its threads may all be waiting for this pool.
-_THREAD_SECONDS = 0.1
 
 # A function that took no longer may be over again before the event loop has turned round, and its
 # answer is looked for this long: more, if the worker must wake up first. With 2 ms between calls it
@@ -204,21 +191,14 @@ class ProcessEndpoint(Endpoint):
         self._was_quick = False
         self._lesson = 0
         self._wires: ParentWires | None = None
-        self._pidfd: int | None = None
-        self._process: BaseProcess | None = None
-        self._sentinel_writer: int | None = None
-        self._call_scope = trio.CancelScope(shield=True)
-        self._call_error: BaseException | None = None
-        self._called = trio.Event()  # the hosting call has ended, or never began
-        self._dead = trio.Event()  # so has the process
         self._connected = trio.Event()
         self._started = trio.Event()
         self._start_scope = trio.CancelScope()
         self._is_late = False
+        self._host = Host(self._start_scope.cancel)
         self._unsent: list[bytes] = []
         self._wake_writer = trio.Event()
         self._broken: BaseException | None = None
-        self._killed = False
         self._closing = False
         self._sent = 0  # segments
         self._rest = b""
@@ -244,39 +224,36 @@ class ProcessEndpoint(Endpoint):
                     error = await self._start(nursery)
                     if not self._started.is_set():
                         self.kill()
-                    await self._dead.wait()
+                    await self._host.dead.wait()
+                    self._connected.set()
                     self._drain()
-                    await self._reap(nursery)
+                    # One that could not start, or was closed, has something to say at its end.
+                    await self._host.reap(at_once=self._started.is_set() and not self._closing)
+                    nursery.cancel_scope.cancel()
                 if not self._started.is_set():
-                    error = self._start_error(error or self._call_error)
-                death = Death(self._exitcode(), error or self._broken)
+                    error = self._start_error(error or self._host.error)
+                death = Death(self._host.exitcode(), error or self._broken)
             finally:
                 self._release()
                 # They know who knows us.
                 del self._ready, self._hear
-                self._call_error = None
         return death
 
     async def _start(self, nursery: trio.Nursery) -> Exception | None:
         """Start the process until it is ready, dead or late; return what went wrong here."""
-        hosted = False
         try:
             self._board = create(board_bytes(self._engine.places))
             self._lay_out(self._board.cells())
             with listen() as listener:
-                nursery.start_soon(self._host, self._ticket(listener))
-                nursery.start_soon(self._lend_thread, self._connected)
-                hosted = True
+                self._host.begin(self._ticket(listener), nursery)
+                nursery.start_soon(lend_thread, self._connected)
                 self._start_scope.deadline = trio.current_time() + self._engine.start_timeout
                 with self._start_scope:
                     await self._connect(listener, self._board, nursery)
                     await self._started.wait()
         except (OSError, IPCError) as error:
-            if not hosted:
-                self._called.set()
-                self._dead.set()
             return error
-        self._is_late = self._start_scope.cancelled_caught and not self._dead.is_set()
+        self._is_late = trio.current_time() >= self._start_scope.deadline
         return None
 
     def _ticket(self, listener: Listener) -> Ticket:
@@ -296,9 +273,7 @@ class ProcessEndpoint(Endpoint):
         control, pid = await listener.accept()
         self.pid = pid
         try:
-            self._watch(pid)
-            if self._pidfd is not None:
-                nursery.start_soon(self._mourn, self._pidfd)
+            self._host.watch(pid, nursery)
             self._wires = hand_over(control, board)
         except BaseException:
             control.close()
@@ -308,94 +283,14 @@ class ProcessEndpoint(Endpoint):
         nursery.start_soon(self._read)
         nursery.start_soon(self._write)
 
-    def _watch(self, pid: int) -> None:
-        if sys.platform == "linux" and hasattr(os, "pidfd_open"):
-            self._pidfd = os.pidfd_open(pid)
-            children = multiprocessing.active_children()
-            self._process = next((child for child in children if child.pid == pid), None)
-            if self._process is not None:
-                # While somebody can write to its sentinel, trio-parallel does not take a process
-                # for dead that has merely closed its descriptors, and block in join() on it.
-                path = f"/proc/self/fd/{self._process.sentinel}"
-                with contextlib.suppress(OSError):
-                    self._sentinel_writer = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-
-    async def _host(self, ticket: Ticket) -> None:
-        """Be the one trio-parallel call that the worker lives in."""
-        try:
-            with self._call_scope:
-                async with trio_parallel.open_worker_context(
-                    idle_timeout=math.inf, retire=retire, grace_period=_EXIT_SECONDS
-                ) as context:
-                    await context.run_sync(
-                        serve, ticket, kill_on_cancel=True, limiter=nullcontext()
-                    )
-        except Exception as error:
-            # Without its traceback and context: they would hold trio-parallel's pipes open.
-            self._call_error = error.with_traceback(None)
-            error.__context__ = None
-        finally:
-            self._called.set()
-            if self._pidfd is None:  # trio-parallel has waited for it
-                self._dead.set()
-            self._start_scope.cancel()
-
-    async def _lend_thread(self, until: trio.Event) -> None:
-        """Let trio-parallel have a thread, though all of Trio's may be waiting for this pool."""
-        with trio.move_on_after(_THREAD_SECONDS):
-            await until.wait()
-            return
-        limiter = trio.to_thread.current_default_thread_limiter()
-        if limiter.available_tokens > 0:
-            return
-        limiter.total_tokens += 1
-        try:
-            await until.wait()
-        finally:
-            limiter.total_tokens -= 1
-
-    async def _mourn(self, pidfd: int) -> None:
-        """Wait for the death of the process, by whatever it dies."""
-        await trio.lowlevel.wait_readable(pidfd)
-        self._exitcode()  # reaps, so that trio-parallel has nothing to wait for
-        self._close_sentinel_writer()
-        self._dead.set()
-        self._start_scope.cancel()
-
-    async def _reap(self, nursery: trio.Nursery) -> None:
-        """End the hosting call, which now has nothing to wait for."""
-        self._connected.set()
-        if self._started.is_set() and not self._closing:  # else it has something to say
-            self._call_scope.cancel()
-        nursery.start_soon(self._lend_thread, self._called)
-        with trio.move_on_after(_EXIT_SECONDS):
-            await self._called.wait()
-        self._call_scope.cancel()
-        while not self._called.is_set():
-            # A grandchild holds the sentinel, and trio-parallel waits for it, shielded.
-            if self._process is not None:
-                trio.lowlevel.notify_closing(self._process.sentinel)
-            with trio.move_on_after(_THREAD_SECONDS):
-                await self._called.wait()
-        nursery.cancel_scope.cancel()
-
-    def _exitcode(self) -> int | None:
-        if self._process is not None:
-            with contextlib.suppress(ValueError):  # closed by trio-parallel
-                return self._process.exitcode
-        error = self._call_error
-        if isinstance(error, trio_parallel.BrokenWorkerError):
-            code: int | None = getattr(error.args[-1], "exitcode", None)
-            return code
-        return None
-
     def _start_error(self, cause: BaseException | None) -> WorkerStartError:
         if isinstance(cause, WorkerStartError):
             return cause
         if self._is_late:
             why = f"it was not ready within {self._engine.start_timeout} s (start_timeout)"
         elif isinstance(cause, trio_parallel.BrokenWorkerError):
-            why = f"it died with exit code {self._exitcode()} before it could report. {_GUARD_HINT}"
+            code = self._host.exitcode()
+            why = f"it died with exit code {code} before it could report. {_GUARD_HINT}"
         else:
             why = f"{type(cause).__name__}: {cause}" if cause else "it ended at once"
         error = WorkerStartError(f"a worker process could not be started: {why}")
@@ -409,20 +304,7 @@ class ProcessEndpoint(Endpoint):
         if self._board is not None:
             self._lay_out(memoryview(bytearray(self._board.memory)).cast("Q"))
             self._board = None
-        self._close_sentinel_writer()
-        if self._pidfd is not None:
-            os.close(self._pidfd)
-            self._pidfd = None
-        if self._process is not None:
-            # Reaped, but multiprocessing keeps it, with two descriptors, until it looks again.
-            with contextlib.suppress(ValueError):
-                self._process.close()
-            self._process = None
-
-    def _close_sentinel_writer(self) -> None:
-        if self._sentinel_writer is not None:
-            os.close(self._sentinel_writer)
-            self._sentinel_writer = None
+        self._host.release()
 
     # -- frames -----------------------------------------------------------------------------
 
@@ -613,23 +495,11 @@ class ProcessEndpoint(Endpoint):
 
     def interrupt(self) -> bool:
         """Signal the worker to look at its slot."""
-        return self._signal(getattr(signal, "SIGUSR1", None))
+        return self._host.signal(getattr(signal, "SIGUSR1", None))
 
     def kill(self) -> bool:
         """Kill the worker; also one that is still starting."""
-        self._killed = True
-        if self._pidfd is None:
-            self._call_scope.cancel()
-        else:
-            self._signal(signal.SIGKILL)
-        return True
-
-    def _signal(self, number: int | None) -> bool:
-        # By the pidfd: after a reap, a pid may belong to a stranger.
-        if self._pidfd is None or number is None or sys.platform != "linux":
-            return False
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._pidfd, number)
+        self._host.kill()
         return True
 
     def close(self) -> None:

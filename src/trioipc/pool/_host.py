@@ -1,0 +1,194 @@
+"""The one trio-parallel call that a worker process lives in, and how it ends.
+
+trio-parallel gives life and death; its waits are trusted for reaping only, since some of them hang,
+shielded, on grandchildren or closed descriptors. So:
+
+Rule 1: as soon as the handshake names the process, a pidfd watches it. It is killed through that,
+    and found dead by that, before the hosting call is cancelled.
+Rule 2: what the hosting call raises means one thing: the process is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import multiprocessing
+import os
+import signal
+import sys
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, final
+
+import trio
+import trio_parallel
+
+from trioipc.worker._main import retire, serve
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from multiprocessing.process import BaseProcess
+
+    from trioipc.worker._wires import Ticket
+
+# How long leaving waits for a worker that has nothing left to do but end its interpreter.
+_EXIT_SECONDS = 2.0
+
+# No token of Trio's thread limiter in this time: its threads may all be waiting for this pool.
+_THREAD_SECONDS = 0.1
+
+
+@final
+class Host:
+    """One worker process, as something that lives and dies.
+
+    Args:
+      on_death: Called when the process is gone, or turns out never to have been there.
+    """
+
+    def __init__(self, on_death: Callable[[], None]) -> None:
+        self._on_death = on_death
+        self._began = False
+        self._scope = trio.CancelScope(shield=True)
+        self._returned = trio.Event()
+        self.dead = trio.Event()
+        # What the hosting call raised.
+        self.error: Exception | None = None
+        # These are known from the handshake on, on Linux.
+        self._pidfd: int | None = None
+        self._process: BaseProcess | None = None
+        self._sentinel_writer: int | None = None
+
+    def begin(self, ticket: Ticket, nursery: trio.Nursery) -> None:
+        """Start the process."""
+        self._began = True
+        nursery.start_soon(self._run, ticket)
+
+    async def _run(self, ticket: Ticket) -> None:
+        """Be the call."""
+        try:
+            with self._scope:
+                async with trio_parallel.open_worker_context(
+                    idle_timeout=math.inf, retire=retire, grace_period=_EXIT_SECONDS
+                ) as context:
+                    await context.run_sync(
+                        serve, ticket, kill_on_cancel=True, limiter=nullcontext()
+                    )
+        except Exception as error:
+            # Without its traceback and context: they would hold trio-parallel's pipes open.
+            self.error = error.with_traceback(None)
+            error.__context__ = None
+        finally:
+            self._returned.set()
+            if self._pidfd is None:  # trio-parallel has waited for it
+                self._die()
+            else:  # it may have said why it could not start, and be about to end
+                self._on_death()
+
+    def watch(self, pid: int, nursery: trio.Nursery) -> None:
+        """Watch the process, whose pid the handshake has shown."""
+        if sys.platform != "linux" or not hasattr(os, "pidfd_open"):
+            return
+        self._pidfd = os.pidfd_open(pid)
+        children = multiprocessing.active_children()
+        self._process = next((child for child in children if child.pid == pid), None)
+        if self._process is not None:
+            # While somebody can write to its sentinel, trio-parallel does not take a process for
+            # dead that has merely closed its descriptors, and block in join() on it.
+            path = f"/proc/self/fd/{self._process.sentinel}"
+            with contextlib.suppress(OSError):
+                self._sentinel_writer = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        nursery.start_soon(self._mourn, self._pidfd)
+
+    async def _mourn(self, pidfd: int) -> None:
+        """Wait for the death of the process, by whatever it dies."""
+        await trio.lowlevel.wait_readable(pidfd)
+        self.exitcode()  # reaps, so that trio-parallel has nothing to wait for
+        self._close_sentinel_writer()
+        self._die()
+
+    def _die(self) -> None:
+        self.dead.set()
+        self._on_death()
+
+    def signal(self, number: int | None) -> bool:
+        """Send a signal; return False where that cannot be done safely.
+
+        By the pidfd: after a reap, a pid may belong to a stranger.
+        """
+        if self._pidfd is None or number is None or sys.platform != "linux":
+            return False
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, number)
+        return True
+
+    def kill(self) -> None:
+        """Kill the process; also one that is still starting, or never began to."""
+        if not self._began:
+            self._returned.set()
+            self._die()
+        elif not self.signal(getattr(signal, "SIGKILL", None)):
+            self._scope.cancel()
+
+    async def reap(self, *, at_once: bool) -> None:
+        """End the hosting call, which has nothing to wait for since the process is dead.
+
+        Args:
+          at_once: Whether it has nothing to say that could be of interest.
+        """
+        if at_once:
+            self._scope.cancel()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lend_thread, self._returned)
+            with trio.move_on_after(_EXIT_SECONDS):
+                await self._returned.wait()
+            self._scope.cancel()
+            while not self._returned.is_set():
+                # A grandchild holds the sentinel, and trio-parallel waits for it, shielded.
+                if self._process is not None:
+                    trio.lowlevel.notify_closing(self._process.sentinel)
+                with trio.move_on_after(_THREAD_SECONDS):
+                    await self._returned.wait()
+            nursery.cancel_scope.cancel()
+
+    def exitcode(self) -> int | None:
+        """Return how the process ended, reaping it; None if it lives, or if nobody can say."""
+        if self._process is not None:
+            with contextlib.suppress(ValueError):  # closed by trio-parallel
+                return self._process.exitcode
+        if isinstance(self.error, trio_parallel.BrokenWorkerError):
+            code: int | None = getattr(self.error.args[-1], "exitcode", None)
+            return code
+        return None
+
+    def release(self) -> None:
+        """Close what watched the process, and forget what the call raised."""
+        self.error = None
+        self._close_sentinel_writer()
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+            self._pidfd = None
+        if self._process is not None:
+            # Reaped, but multiprocessing keeps it, with two descriptors, until it looks again.
+            with contextlib.suppress(ValueError):
+                self._process.close()
+            self._process = None
+
+    def _close_sentinel_writer(self) -> None:
+        if self._sentinel_writer is not None:
+            os.close(self._sentinel_writer)
+            self._sentinel_writer = None
+
+
+async def lend_thread(until: trio.Event) -> None:
+    """Let trio-parallel have a thread, though all of Trio's may be waiting for this pool."""
+    with trio.move_on_after(_THREAD_SECONDS):
+        await until.wait()
+        return
+    limiter = trio.to_thread.current_default_thread_limiter()
+    if limiter.available_tokens > 0:
+        return
+    limiter.total_tokens += 1
+    try:
+        await until.wait()
+    finally:
+        limiter.total_tokens -= 1
