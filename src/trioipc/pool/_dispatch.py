@@ -16,54 +16,24 @@ from trio.lowlevel import enable_ki_protection
 
 from trioipc._errors import RequestCancelledError, RequestTimeoutError, WorkerStartError
 from trioipc.pool._ladder import Ladder
-from trioipc.pool._statistics import TimeCounts, WorkerInfo
+from trioipc.pool._statistics import TimeCounts
 from trioipc.protocol._lifecycle import REQUEST, WORKER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import TypeAlias
 
-    from trioipc.pool._endpoint import Answer, Death, Endpoint, Engine, Snapshot
+    from trioipc.pool._endpoint import Answer, Death, Engine, Snapshot
     from trioipc.pool._progress import Sampler
     from trioipc.pool._request import PoolRequest, Terms
     from trioipc.pool._scheduler import Scheduler
-    from trioipc.protocol._lifecycle import WorkerEvent, WorkerState
+    from trioipc.pool._worker import Worker
+
+    Request: TypeAlias = PoolRequest[object]
+    PoolWorker: TypeAlias = Worker[PoolRequest[object]]
 
 # A request whose workers die before they have begun it is moved on, but not for ever.
 _MOVES_LIMIT = 5
-
-
-@final
-@attrs.define(eq=False, repr=False)
-class Worker:
-    """A worker as the pool knows it."""
-
-    endpoint: Endpoint
-    state: WorkerState = attrs.field(default="starting", init=False)
-    # {generation: request}
-    held: dict[int, PoolRequest[object]] = attrs.field(factory=dict, init=False)
-    slots: list[int] = attrs.field(factory=list, init=False)
-    answered: int = attrs.field(default=0, init=False)
-    started: float | None = attrs.field(default=None, init=False)
-    # Why it is leaving, for the statistics.
-    reason: str | None = attrs.field(default=None, init=False)
-
-    def __repr__(self) -> str:
-        return f"<Worker: pid {self.endpoint.pid}, {self.state}, {len(self.held)} requests>"
-
-    def step(self, event: WorkerEvent) -> None:
-        """Move along the life cycle."""
-        self.state = WORKER[self.state][event]
-
-    def info(self) -> WorkerInfo:
-        """Describe it."""
-        oldest = next(iter(self.held.values()), None)
-        return WorkerInfo(
-            pid=self.endpoint.pid,
-            state=self.state,
-            request_id=None if oldest is None else oldest.id,
-            requests=self.answered,
-            started=self.started,
-        )
 
 
 @final
@@ -73,13 +43,13 @@ class Dispatcher:
 
     name: str
     engine: Engine
-    scheduler: Scheduler[PoolRequest[object], Worker]
+    scheduler: Scheduler[Request, PoolWorker]
     sampler: Sampler
     # The most workers there may be.
     size: int
     # Called when more workers, or others, may be wanted.
     on_demand: Callable[[], None] = attrs.field(default=lambda: None, init=False)
-    workers: dict[Worker, None] = attrs.field(factory=dict, init=False)
+    workers: dict[PoolWorker, None] = attrs.field(factory=dict, init=False)
     # Call them for the next number.
     serial: Callable[[], int] = attrs.field(factory=lambda: count(1).__next__, init=False)
     _generation: Callable[[], int] = attrs.field(factory=lambda: count(1).__next__, init=False)
@@ -98,7 +68,7 @@ class Dispatcher:
 
     # -- requests ---------------------------------------------------------------------------
 
-    def submit(self, request: PoolRequest[object]) -> None:
+    def submit(self, request: Request) -> None:
         """Take a new request in; it may be sent on return. Then `attend` to it."""
         terms = request._terms
         if terms.guarded and not self._guard(request, terms):
@@ -109,7 +79,7 @@ class Dispatcher:
         elif len(self.workers) < self.size:
             self.on_demand()
 
-    def attend(self, request: PoolRequest[object]) -> None:
+    def attend(self, request: Request) -> None:
         """Go on with a request that was submitted and now has its nursery."""
         if request._state == "sent":
             assert request._worker is not None
@@ -120,7 +90,7 @@ class Dispatcher:
         elif request._state == "loading":
             self._start_loading(request)
 
-    def _guard(self, request: PoolRequest[object], terms: Terms) -> bool:
+    def _guard(self, request: Request, terms: Terms) -> bool:
         """Watch its flag and its clocks; return False if it is over before it began."""
         flag = terms.cancellation
         if flag is not None:
@@ -137,13 +107,13 @@ class Dispatcher:
             self._arm(request, min(request._queue_expires, request._expires))
         return True
 
-    def _flagged(self, request: PoolRequest[object]) -> RequestCancelledError:
+    def _flagged(self, request: Request) -> RequestCancelledError:
         flag = request._terms.cancellation
         reason = None if flag is None else flag.reason()
         message = f"{request.id} was cancelled by its SharedCancellation"
         return RequestCancelledError(message + (f": {reason}" if reason else ""), reason=reason)
 
-    def listen(self, request: PoolRequest[object]) -> None:
+    def listen(self, request: Request) -> None:
         """Sample the request's progress from now on."""
         if request._state != "ended":
             self.sampler.listen(request, request._publish)
@@ -159,7 +129,7 @@ class Dispatcher:
             if self.room:
                 self.room.unpark()
 
-    def _give(self, worker: Worker, request: PoolRequest[object]) -> None:
+    def _give(self, worker: PoolWorker, request: Request) -> None:
         """Send a request to a worker that has a place for it."""
         generation = self._generation()
         request._worker = worker
@@ -174,13 +144,13 @@ class Dispatcher:
         else:
             self._post(request, worker)
 
-    def _start_loading(self, request: PoolRequest[object]) -> None:
+    def _start_loading(self, request: Request) -> None:
         assert request._nursery is not None
         request._loader = trio.CancelScope(shield=True)
         request._nursery.start_soon(self._load, request, request._loader)
 
     @enable_ki_protection
-    async def _load(self, request: PoolRequest[object], scope: trio.CancelScope) -> None:
+    async def _load(self, request: Request, scope: trio.CancelScope) -> None:
         """Copy the request's buffers, in its own nursery."""
         error: OSError | None = None
         with scope:
@@ -199,7 +169,7 @@ class Dispatcher:
             assert request._worker is not None
             self._post(request, request._worker)
 
-    def _post(self, request: PoolRequest[object], worker: Worker) -> None:
+    def _post(self, request: Request, worker: PoolWorker) -> None:
         request._state = REQUEST[request._state]["send"]
         request._attempts += 1
         endpoint = worker.endpoint
@@ -216,7 +186,7 @@ class Dispatcher:
             request._submitted_at,
         )
 
-    def answered(self, worker: Worker, generation: int, answer: Answer) -> None:
+    def answered(self, worker: PoolWorker, generation: int, answer: Answer) -> None:
         """Take an answer in."""
         request = worker.held.pop(generation, None)
         if request is None:  # an answer to nothing: this worker cannot be trusted
@@ -232,14 +202,14 @@ class Dispatcher:
         self._end(request, "end")
         self.assign()
 
-    def _look_at_the_end(self, worker: Worker, request: PoolRequest[object]) -> None:
+    def _look_at_the_end(self, worker: PoolWorker, request: Request) -> None:
         snapshot = worker.endpoint.look(request._slot, request._generation)
         request._final = snapshot
         request._seconds = snapshot.seconds
         if request._channel is not None:
             request._channel.publish(snapshot, max(request._attempts, 1))
 
-    def _free(self, worker: Worker, request: PoolRequest[object]) -> None:
+    def _free(self, worker: PoolWorker, request: Request) -> None:
         worker.slots.append(request._slot)
         self.scheduler.free(worker)
         if not worker.held and worker.state in ("busy", "leaving"):
@@ -247,7 +217,7 @@ class Dispatcher:
             if worker.state == "leaving":
                 worker.endpoint.close()
 
-    def _give_back(self, request: PoolRequest[object]) -> None:
+    def _give_back(self, request: Request) -> None:
         """Free the place of a request that was not sent."""
         worker = request._worker
         assert worker is not None
@@ -255,7 +225,7 @@ class Dispatcher:
             self._free(worker, request)
         request._worker = None
 
-    def _end(self, request: PoolRequest[object], event: Literal["cancel", "end"]) -> None:
+    def _end(self, request: Request, event: Literal["cancel", "end"]) -> None:
         request._state = REQUEST[request._state][event]
         if request._terms.guarded or request._channel is not None:
             self.sampler.forget(request)
@@ -273,7 +243,7 @@ class Dispatcher:
 
     def cancel(
         self,
-        request: PoolRequest[object],
+        request: Request,
         cause: RequestCancelledError | RequestTimeoutError | None,
     ) -> None:
         """Send a request down the ladder. The first cause stays."""
@@ -297,7 +267,7 @@ class Dispatcher:
         elif request._state == "sent":
             self._set_word(request, getattr(cause, "reason", None))
 
-    def _set_word(self, request: PoolRequest[object], reason: str | None) -> None:
+    def _set_word(self, request: Request, reason: str | None) -> None:
         worker = request._worker
         assert worker is not None
         now = trio.current_time()
@@ -308,7 +278,7 @@ class Dispatcher:
         if request._ladder.due <= now:
             self._climb(request, now)
 
-    def _climb(self, request: PoolRequest[object], now: float) -> None:
+    def _climb(self, request: Request, now: float) -> None:
         worker, ladder = request._worker, request._ladder
         assert worker is not None
         assert ladder is not None
@@ -326,7 +296,7 @@ class Dispatcher:
 
     # -- time ---------------------------------------------------------------------------------
 
-    def _arm(self, request: PoolRequest[object], at: float) -> None:
+    def _arm(self, request: Request, at: float) -> None:
         request._alarm = at
         if at < self._earliest:
             self._earliest = at
@@ -346,12 +316,12 @@ class Dispatcher:
                     self._ring(request, now)
             self._earliest = min((r._alarm for r in self._alarmed()), default=math.inf)
 
-    def _alarmed(self) -> Iterator[PoolRequest[object]]:
+    def _alarmed(self) -> Iterator[Request]:
         for worker in self.workers:
             yield from worker.held.values()
         yield from self.scheduler.requests()
 
-    def _ring(self, request: PoolRequest[object], now: float) -> None:
+    def _ring(self, request: Request, now: float) -> None:
         if request._ladder is not None:
             self._climb(request, now)
         elif now >= request._expires:
@@ -364,7 +334,7 @@ class Dispatcher:
         else:
             self._ring_running(request, now)
 
-    def _ring_running(self, request: PoolRequest[object], now: float) -> None:
+    def _ring_running(self, request: Request, now: float) -> None:
         timeout = request._terms.timeout
         snapshot = request._look()
         assert snapshot is not None
@@ -375,7 +345,7 @@ class Dispatcher:
         else:
             self._expire(request, "run", timeout)
 
-    def _expire(self, request: PoolRequest[object], clock: str, seconds: float) -> None:
+    def _expire(self, request: Request, clock: str, seconds: float) -> None:
         error = RequestTimeoutError(
             f"{request.id} took longer than {seconds} s (the {clock} clock)", clock=clock
         )
@@ -383,11 +353,11 @@ class Dispatcher:
 
     # -- workers ------------------------------------------------------------------------------
 
-    def add(self, worker: Worker) -> None:
+    def add(self, worker: PoolWorker) -> None:
         """Know a worker that is being started."""
         self.workers[worker] = None
 
-    def ready(self, worker: Worker) -> None:
+    def ready(self, worker: PoolWorker) -> None:
         """Use a worker that is ready."""
         if worker.state != "starting":
             return
@@ -397,7 +367,7 @@ class Dispatcher:
         self.scheduler.add_worker(worker, self.engine.places)
         self.assign()
 
-    def retire(self, worker: Worker, reason: str) -> None:
+    def retire(self, worker: PoolWorker, reason: str) -> None:
         """Give a worker nothing more, and let it end when it holds nothing."""
         if worker.state in ("leaving", "gone"):
             return
@@ -407,7 +377,7 @@ class Dispatcher:
         if not worker.held:
             worker.endpoint.close()
 
-    def gone(self, worker: Worker, death: Death) -> None:
+    def gone(self, worker: PoolWorker, death: Death) -> None:
         """Decide what the end of a worker means for what it held."""
         was = worker.state
         self.scheduler.remove_worker(worker)
@@ -425,7 +395,7 @@ class Dispatcher:
         self.assign()
         self.on_demand()
 
-    def _bereave(self, request: PoolRequest[object], worker: Worker, death: Death) -> None:
+    def _bereave(self, request: Request, worker: PoolWorker, death: Death) -> None:
         snapshot = worker.endpoint.look(request._slot, request._generation)
         request._worker = None
         if request._ladder is not None or request._failure is not None:
@@ -438,7 +408,7 @@ class Dispatcher:
         else:
             self._crashed(request, snapshot, death)
 
-    def _move_on(self, request: PoolRequest[object]) -> None:
+    def _move_on(self, request: Request) -> None:
         """Let a request that had not begun wait for another worker."""
         if request._loader is not None:
             request._loader.cancel()
@@ -448,12 +418,12 @@ class Dispatcher:
         request._moves += 1
         self._requeue(request)
 
-    def _requeue(self, request: PoolRequest[object]) -> None:
+    def _requeue(self, request: Request) -> None:
         request._step("requeue")
         self.scheduler.put_back(request, request._terms.priority)
         self._arm(request, min(request._queue_expires, request._expires))
 
-    def _crashed(self, request: PoolRequest[object], snapshot: Snapshot, death: Death) -> None:
+    def _crashed(self, request: Request, snapshot: Snapshot, death: Death) -> None:
         request._crash(death.exitcode, snapshot, death.error)
         if len(request._crashes) <= request._terms.retries and not self.closed:
             request._queue_expires = math.inf  # it has waited its time
@@ -488,7 +458,10 @@ class Dispatcher:
         self.room.unpark_all()
 
     def _abort_held(
-        self, request: PoolRequest[object], worker: Worker, error: BaseException
+        self,
+        request: Request,
+        worker: PoolWorker,
+        error: BaseException,
     ) -> None:
         if request._state == "loading":
             if request._loader is not None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, final
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, final
 
 import attrs
 import trio
@@ -29,11 +29,31 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trioipc.memory.state import SharedCancellation
-    from trioipc.pool._dispatch import Dispatcher, Worker
     from trioipc.pool._endpoint import Answer, Call, Snapshot
     from trioipc.pool._ladder import Ladder
+    from trioipc.pool._worker import Worker
     from trioipc.protocol._lifecycle import RequestEvent, RequestState
     from trioipc.protocol._messages import Priority
+
+    class Keeper(Protocol):
+        """What a request asks of the dispatcher that keeps it."""
+
+        name: str
+
+        @property
+        def serial(self) -> Callable[[], int]:
+            """Call it for the next number."""
+
+        def listen(self, request: PoolRequest[Any]) -> None:
+            """Sample its progress from now on."""
+
+        def cancel(
+            self,
+            request: PoolRequest[Any],
+            cause: RequestCancelledError | RequestTimeoutError | None,
+        ) -> None:
+            """Send it down the ladder."""
+
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -68,7 +88,7 @@ class PoolRequest(Generic[T_co]):
     _nursery: trio.Nursery | None = None
     _state: RequestState = "waiting"
     # Where it is: on which worker, in which place, under which number.
-    _worker: Worker | None = None
+    _worker: Worker[PoolRequest[object]] | None = None
     _slot: int = 0
     _generation: int = 0
     _attempts: int = 0
@@ -107,7 +127,7 @@ class PoolRequest(Generic[T_co]):
 
     def __init__(
         self,
-        dispatcher: Dispatcher,
+        dispatcher: Keeper,
         function: Callable[..., object],
         call: Call,
         terms: Terms,

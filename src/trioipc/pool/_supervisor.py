@@ -14,10 +14,11 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from trioipc._errors import WorkerStartError
-from trioipc.pool._dispatch import Worker
+from trioipc.pool._worker import Worker
 
 if TYPE_CHECKING:
     from trioipc.pool._dispatch import Dispatcher
+    from trioipc.pool._request import PoolRequest
 
 
 # What fails to start is tried again, for it may be the machine that is short of something, but less
@@ -74,7 +75,7 @@ class Supervisor:
         """Start workers in ``nursery`` until cancelled."""
         while True:
             for _ in range(self._missing()):
-                worker = Worker(self._dispatcher.engine.endpoint())
+                worker: Worker[PoolRequest[object]] = Worker(self._dispatcher.engine.endpoint())
                 self._dispatcher.add(worker)
                 nursery.start_soon(self._host, worker)
             self._demand = trio.Event()
@@ -96,7 +97,7 @@ class Supervisor:
         return missing
 
     @enable_ki_protection
-    async def _host(self, worker: Worker) -> None:
+    async def _host(self, worker: Worker[PoolRequest[object]]) -> None:
         """Be there for as long as the worker lives. Never raises."""
         dispatcher = self._dispatcher
 

@@ -1,0 +1,59 @@
+"""A worker as the pool knows it, whatever it is made of."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, final
+
+import attrs
+
+from trioipc.pool._statistics import WorkerInfo
+from trioipc.protocol._lifecycle import WORKER
+
+if TYPE_CHECKING:
+    from trioipc.pool._endpoint import Endpoint
+    from trioipc.protocol._lifecycle import WorkerEvent, WorkerState
+
+
+class Named(Protocol):
+    """What a worker must know of a request."""
+
+    @property
+    def id(self) -> str:
+        """Its name."""
+
+
+R = TypeVar("R", bound=Named)
+
+
+@final
+@attrs.define(eq=False, repr=False)
+class Worker(Generic[R]):
+    """A worker as the pool knows it."""
+
+    endpoint: Endpoint
+    state: WorkerState = attrs.field(default="starting", init=False)
+    # {generation: request}
+    held: dict[int, R] = attrs.field(factory=dict, init=False)
+    slots: list[int] = attrs.field(factory=list, init=False)
+    answered: int = attrs.field(default=0, init=False)
+    started: float | None = attrs.field(default=None, init=False)
+    # Why it is leaving, for the statistics.
+    reason: str | None = attrs.field(default=None, init=False)
+
+    def __repr__(self) -> str:
+        return f"<Worker: pid {self.endpoint.pid}, {self.state}, {len(self.held)} requests>"
+
+    def step(self, event: WorkerEvent) -> None:
+        """Move along the life cycle."""
+        self.state = WORKER[self.state][event]
+
+    def info(self) -> WorkerInfo:
+        """Describe it."""
+        oldest = next(iter(self.held.values()), None)
+        return WorkerInfo(
+            pid=self.endpoint.pid,
+            state=self.state,
+            request_id=None if oldest is None else oldest.id,
+            requests=self.answered,
+            started=self.started,
+        )
