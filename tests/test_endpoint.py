@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
@@ -303,3 +305,40 @@ async def test_a_process_is_another_one() -> None:
         answer = await worker.ask(1, jobs.pid)
         assert answer.unpack() == Value(worker.endpoint.pid)
         assert worker.endpoint.pid != os.getpid()
+
+
+async def test_more_calls_than_the_pipe_holds(tmp_path: Path) -> None:
+    """What it does not take at once is sent when it does; each call is answered once, in order."""
+    go = tmp_path / "go"
+    texts = [str(number) * 15_000 for number in range(10)]  # inside of frames; a pipe has 64 KiB
+    async with living(ProcessEngine("test", places=11)) as it:
+        it.post(1, jobs.wait_for, str(go))
+        await it.started(1)
+        for number, text in enumerate(texts):
+            call = it.engine.prepare(jobs.echo, (text,))
+            it.endpoint.post(call, number + 1, number + 2, 0, 60.0, time.perf_counter_ns())
+        assert it.answers == {}
+        go.touch()
+        await it.answer(11)
+        assert [*it.answers] == list(range(1, 12))
+        assert [it.answers[g].unpack() for g in range(2, 12)] == [Value(text) for text in texts]
+
+
+async def test_a_worker_that_dies_before_it_has_read_everything() -> None:
+    """What was still to be sent is forgotten with it."""
+    async with living(ProcessEngine("test", places=11)) as it:
+        it.post(1, jobs.stop_self)
+        await wait_until(lambda: "T" in state_of(it.endpoint.pid))
+        for number in range(10):
+            call = it.engine.prepare(jobs.echo, ("x" * 15_000,))
+            it.endpoint.post(call, number + 1, number + 2, 0, 60.0, time.perf_counter_ns())
+        it.endpoint.kill()
+        await wait_until(lambda: it.death)
+        assert it.death is not None
+        assert it.death.exitcode == -signal.SIGKILL
+        assert it.answers == {}
+
+
+def state_of(pid: int | None) -> str:
+    """Return the letter of a process's state."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
