@@ -28,6 +28,7 @@ from trioipc import (
     WorkerStartError,
     open_worker_pool,
 )
+from trioipc.protocol._codec import BESIDE, FROM_WORKER, NONE, READY, VALUE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -162,20 +163,44 @@ async def test_a_request_that_kills_every_worker(pool: WorkerPool) -> None:
     assert await pool.run(jobs.add, 1, 2) == 3
 
 
-async def test_garbage_from_a_worker_ends_it(pool: WorkerPool) -> None:
+def frame(kind: int, flags: int = 0, body: bytes = b"", generation: int = 1) -> bytes:
+    """Write a frame as a worker does."""
+    return FROM_WORKER.pack(len(body), kind, flags, 0, generation) + body
+
+
+@pytest.mark.parametrize(
+    ("data", "cause"),
+    [
+        (b"\xff" * 100, "a frame of 4294967295 bytes"),
+        (frame(77), "77"),
+        (frame(VALUE, BESIDE, b"\0"), "a body of 1 bytes cannot hold a table"),
+        (frame(VALUE, BESIDE, b"\xff" * 30), "a table of 4294967295 places"),
+        (frame(VALUE, BESIDE, b"\1\0\0\0" + bytes(24)), "unavailable"),
+        (frame(READY, 0, b"not a pickle"), "invalid load key"),
+        (frame(NONE, generation=1 << 40), None),
+    ],
+    ids=["length", "kind", "half a table", "long table", "no segment", "ready", "generation"],
+)
+async def test_garbage_from_a_worker_ends_it(
+    pool: WorkerPool, data: bytes, cause: str | None
+) -> None:
     """A stream that makes no sense is a crash of that worker, with the reason as its cause."""
     with pytest.raises(WorkerCrashedError) as caught:
-        await pool.run(_write_garbage)
-    assert "frame of" in str(caught.value.__cause__)
+        await pool.run(_write_to_pipes, data)
+    assert caught.value.signal == signal.SIGKILL
+    if cause is None:
+        assert caught.value.__cause__ is None
+    else:
+        assert cause in str(caught.value.__cause__)
     assert await pool.run(jobs.add, 1, 2) == 3
 
 
-def _write_garbage() -> None:
+def _write_to_pipes(data: bytes) -> None:
     for name in os.listdir("/proc/self/fd"):
         try:
             if os.readlink(f"/proc/self/fd/{name}").startswith("pipe:") and int(name) > 2:
                 os.set_blocking(int(name), False)
-                os.write(int(name), b"\xff" * 100)
+                os.write(int(name), data)
         except OSError:
             pass
     time.sleep(60)
