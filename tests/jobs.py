@@ -465,6 +465,26 @@ def linger(begun: str, noticed: str, go: str) -> str:
     return "a value that came too late"
 
 
+def count_arguments(*arguments: object) -> int:
+    """Report progress, and return how many there are."""
+    return count_to(len(arguments))
+
+
+def fail_with(argument: object) -> None:
+    """Raise, with an argument in the frame."""
+    raise LookupError("failed")
+
+
+def cooperate_with(argument: object) -> None:
+    """Be cancellable, with an argument in the frame."""
+    cooperate()
+
+
+def die_with(argument: object) -> None:
+    """Die, with an argument in the frame."""
+    os._exit(3)
+
+
 @operation
 def measure(payload: bytes) -> int:
     """Report progress over bytes, and return how many there are."""

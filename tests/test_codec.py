@@ -46,7 +46,8 @@ def travel(value: object) -> Any:
     assert encoded.nbytes() == offset
     body = with_places(encoded, places)
     assert len(body) <= FRAME_LIMIT
-    found, rest = places_of(body, encoded.flags)
+    found, numbers, rest = places_of(body, encoded.flags)
+    assert numbers == []
     assert found == places
     views = [memoryview(memory)[at : at + length] for _, at, length in found]
     return decode(rest, encoded.flags, views)
@@ -184,7 +185,7 @@ def test_a_frame_that_is_too_long_is_refused() -> None:
 def test_any_body_has_places_or_is_refused(body: bytes, flags: int) -> None:
     """A table that is longer than its body is a RemoteProtocolError, and nothing else is."""
     try:
-        places, rest = places_of(body, flags)
+        places, _, rest = places_of(body, flags)
     except RemoteProtocolError:
         assert flags & BESIDE
     else:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import math
 import os
-import pickle
 import threading
 import time
 
@@ -264,12 +263,6 @@ def test_a_closed_cancellation() -> None:
     for call in (flag.is_cancelled, flag.cancel, flag.reason, flag.reset, lambda: flag.wait(0)):
         with pytest.raises(SharedStateError, match="closed"):
             call()
-
-
-def test_a_cancellation_does_not_travel_silently() -> None:
-    """As an argument it would be a copy; the error says how it is passed."""
-    with pytest.raises(SharedStateError, match="cancellation="):
-        pickle.dumps(SharedCancellation())
 
 
 def test_a_segment_keeps_its_memory_for_views() -> None:

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from trioipc.bridge.crypto import Encrypted as Encrypted
     from trioipc.bridge.file import FileHash as FileHash
     from trioipc.memory.state import SharedCancellation as SharedCancellation
+    from trioipc.memory.state import SharedCounter as SharedCounter
+    from trioipc.memory.state import SharedFlag as SharedFlag
     from trioipc.memory.state import SharedProgress as SharedProgress
     from trioipc.memory.state import is_shared_memory_available as is_shared_memory_available
     from trioipc.pool._progress import Progress as Progress
@@ -93,6 +95,8 @@ _HOMES = {
     "trioipc.bridge.file": ("FileHash",),
     "trioipc.memory.state": (
         "SharedCancellation",
+        "SharedCounter",
+        "SharedFlag",
         "SharedProgress",
         "is_shared_memory_available",
     ),

@@ -59,6 +59,21 @@ class Segment:
         """
         return memoryview(self.memory).cast("Q")
 
+    def reopen(self) -> bool:
+        """Have an open file description of one's own; return whether that was possible.
+
+        A descriptor that came from another process, or from before a fork, shares one with it.
+        """
+        if self.descriptor is None or sys.platform != "linux":
+            return False
+        try:
+            fresh = os.open(f"/proc/self/fd/{self.descriptor}", os.O_RDWR | os.O_CLOEXEC)
+        except OSError:  # /proc is not mounted, or there is no descriptor left
+            return False
+        os.close(self.descriptor)
+        self.descriptor = fresh
+        return True
+
     def release(self) -> None:
         """Close the descriptor; the memory stays mapped for as long as somebody looks at it."""
         if self.descriptor is not None:

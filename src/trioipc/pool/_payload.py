@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-from itertools import count
 from typing import TYPE_CHECKING, final
 
 import trio
@@ -12,6 +11,7 @@ from outcome import Error, Value
 
 from trioipc._errors import PayloadError, RequestExitError
 from trioipc.memory._segment import Segment, create
+from trioipc.memory._travel import next_number
 from trioipc.protocol._codec import (
     ERROR,
     EXIT,
@@ -41,8 +41,6 @@ COPY_STEP = 512 << 10
 # A cache line: no two buffers share one.
 _ALIGNMENT = 64
 
-_segment_numbers = count()
-
 # The call of a function without arguments has nothing to send but the function's number.
 NO_ARGUMENTS = Encoded(b"")
 
@@ -57,6 +55,7 @@ class ProcessCall:
         "flags",
         "loads",
         "number",
+        "parcels",
         "pickled_function",
         "segment",
         "segment_number",
@@ -68,7 +67,8 @@ class ProcessCall:
         self._encoded = encoded
         self.flags = encoded.flags
         # Of the frame; complete when the buffers have their places.
-        self.body = encoded.body
+        self.body = with_places(encoded, ())
+        self.parcels = encoded.parcels
         # Whether `load` has something to copy.
         self.loads = bool(encoded.buffers)
         self.segment: Segment | None = None
@@ -88,7 +88,7 @@ class ProcessCall:
                     step = memoryview(buffer)[start : start + COPY_STEP]
                     target[offset + start : offset + start + len(step)] = step
                     await trio.lowlevel.checkpoint()
-        number = next(_segment_numbers)
+        number = next_number()
         places = [
             (number, offset, len(buffer))
             for buffer, offset in zip(self._encoded.buffers, offsets, strict=True)
@@ -118,22 +118,30 @@ _KINDS = {
 class ProcessAnswer:
     """How a function in a worker process ended."""
 
-    __slots__ = ("_body", "_flags", "_kind", "_views", "interrupted", "kind")
+    __slots__ = ("_body", "_flags", "_kind", "_segments", "_views", "interrupted", "kind")
 
-    def __init__(self, kind: int, flags: int, body: bytes, views: list[memoryview]) -> None:
+    def __init__(
+        self,
+        kind: int,
+        flags: int,
+        body: bytes,
+        views: list[memoryview],
+        segments: dict[int, Segment],
+    ) -> None:
         self.kind = _KINDS[kind]
         self.interrupted = bool(flags & INTERRUPTED)
         self._kind = kind
         self._flags = flags
         self._body = body
         self._views = views
+        self._segments = segments
 
     def unpack(self) -> Outcome[Any]:
         """Unpickle it; see `Answer.unpack`."""
         if self._kind == NONE:
             return Value(None)
         try:
-            value = decode(self._body, self._flags, self._views)
+            value = decode(self._body, self._flags, self._views, self._segments)
         except (Exception, SystemExit) as error:
             lost = payload_error(f"the {self.kind} that came back", error)
             lost.__cause__ = error
@@ -150,6 +158,7 @@ class ProcessAnswer:
         """Let go of the bytes."""
         self._body = b""
         self._views = []
+        self._segments = {}
 
 
 def exit_error(type_name: str, code: object, text: str) -> RequestExitError:

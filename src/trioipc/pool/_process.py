@@ -88,7 +88,7 @@ _AWAKE_NANOSECONDS = 80_000
 _LESSON = 16
 
 # The answer of a function that returned None.
-_NOTHING = ProcessAnswer(NONE, 0, b"", [])
+_NOTHING = ProcessAnswer(NONE, 0, b"", [], {})
 
 # Functions that are the same wherever they are loaded, so that their pickle is sent only once.
 _PLAIN = (types.FunctionType, types.BuiltinFunctionType)
@@ -200,7 +200,6 @@ class ProcessEndpoint(Endpoint):
         self._wake_writer = trio.Event()
         self._broken: BaseException | None = None
         self._closing = False
-        self._sent = 0  # segments
         self._rest = b""
         self._received: dict[int, Segment] = {}  # {number: segment of an answer to come}
 
@@ -368,28 +367,32 @@ class ProcessEndpoint(Endpoint):
             return
         else:
             views: list[memoryview] = []
+            segments: dict[int, Segment] = {}
             if flags & BESIDE:
-                places, body = places_of(body, flags)
+                places, numbers, body = places_of(body, flags)
                 views = [self._at(*place) for place in places]
+                segments = {number: self._receive(number) for number in numbers}
                 self._received.clear()
-            answer = ProcessAnswer(kind, flags, body, views)
+            answer = ProcessAnswer(kind, flags, body, views, segments)
         self._heard_at = time.perf_counter_ns()
         self._was_quick = self._slots[slot][TOOK] < _QUICK_NANOSECONDS
         if self._lesson:
             self._lesson -= 1
         self._hear(generation, answer)
 
-    def _at(self, number: int, offset: int, length: int) -> memoryview:
+    def _receive(self, number: int) -> Segment:
         assert self._wires is not None
         while number not in self._received:
             arrived, size, descriptor = receive_segment(self._wires.control)
             try:
-                segment = adopt(descriptor, size)
+                self._received[arrived] = adopt(descriptor, size)
             except ValueError as error:
                 raise RemoteProtocolError(str(error)) from error
-            segment.release()
-            self._received[arrived] = segment
-        segment = self._received[number]
+        return self._received[number]
+
+    def _at(self, number: int, offset: int, length: int) -> memoryview:
+        segment = self._receive(number)
+        segment.release()
         if offset + length > segment.size:
             raise RemoteProtocolError(
                 f"{length} bytes at {offset} of a segment of {segment.size} bytes"
@@ -419,6 +422,9 @@ class ProcessEndpoint(Endpoint):
         if call.segment is not None:
             with contextlib.suppress(OSError):  # it is dying; `live` will say so
                 send_segment(wires.control, call.segment_number, call.segment)
+        for segment_number, parcel in call.parcels:
+            with contextlib.suppress(OSError):
+                send_segment(wires.control, segment_number, parcel)
         self._send(wires.calls, frame)
 
     def _send(self, calls: int, frame: bytes) -> None:

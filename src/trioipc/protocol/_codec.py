@@ -18,10 +18,14 @@ import struct
 from typing import TYPE_CHECKING
 
 from trioipc._errors import PayloadError, RemoteProtocolError
+from trioipc.memory._travel import carrying, receiving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any, TypeAlias
+
+    from trioipc.memory._segment import Segment
+    from trioipc.memory._travel import Carried, Parcel
 
     Buffer: TypeAlias = bytes | bytearray | memoryview
     # (number of the segment, offset, length)
@@ -57,19 +61,29 @@ INTERRUPTED = 4  # the interrupt rung has raised in the function
 
 _COUNT = struct.Struct("<I")
 _PLACE = struct.Struct("<QQQ")
+# The offset of a place that is a whole segment, of shared state.
+_WHOLE = (1 << 64) - 1
 # More buffers than this would not fit a frame; the rest stays in the pickle.
 _PLACES_LIMIT = 1024
 
 
 class Encoded:
-    """A value as bytes for the frame, and the buffers that travel beside it."""
+    """A value as bytes for the frame, and what travels beside it: buffers, and shared state."""
 
-    __slots__ = ("body", "buffers", "flags")
+    __slots__ = ("body", "buffers", "flags", "parcels")
 
-    def __init__(self, body: bytes, flags: int = 0, buffers: Sequence[Buffer] = ()) -> None:
+    def __init__(
+        self,
+        body: bytes,
+        flags: int = 0,
+        buffers: Sequence[Buffer] = (),
+        parcels: Sequence[tuple[int, Parcel]] = (),
+    ) -> None:
         self.body = body
         self.flags = flags
         self.buffers = buffers
+        # The numbers of segments, and what is to be sent for them.
+        self.parcels = parcels
 
     def nbytes(self) -> int:
         """Say how many bytes travel beside the frame."""
@@ -133,50 +147,63 @@ def encode(value: object) -> Encoded:
         views.append(view)
         return False
 
-    body = pickle.dumps(value, 5, buffer_callback=keep_inside)
-    flags = BESIDE if views else 0
+    carried: Carried = {}
+    with carrying(carried):
+        body = pickle.dumps(value, 5, buffer_callback=keep_inside)
+    parcels = [*carried.values()]
     if len(body) > PICKLE_LIMIT:
-        return Encoded(b"", BESIDE | PICKLE_BESIDE, (*views, body))
-    return Encoded(body, flags, views)
+        return Encoded(b"", BESIDE | PICKLE_BESIDE, (*views, body), parcels)
+    return Encoded(body, BESIDE if views or parcels else 0, views, parcels)
 
 
 def with_places(encoded: Encoded, places: Sequence[Place]) -> bytes:
     """Return the body of ``encoded`` whose buffers have been put at ``places``."""
-    if not encoded.buffers:
+    if not encoded.flags & BESIDE:
         return encoded.body
-    table = b"".join([_PLACE.pack(*place) for place in places])
-    return _COUNT.pack(len(places)) + table + encoded.body
+    entries = [*places, *((number, _WHOLE, parcel.size) for number, parcel in encoded.parcels)]
+    table = b"".join([_PLACE.pack(*entry) for entry in entries])
+    return _COUNT.pack(len(entries)) + table + encoded.body
 
 
-def places_of(body: bytes, flags: int) -> tuple[list[Place], bytes]:
-    """Take a body apart into its table of places and the rest.
+def places_of(body: bytes, flags: int) -> tuple[list[Place], list[int], bytes]:
+    """Take a body apart into its table of places, the numbers of whole segments, and the rest.
 
     Raises:
       RemoteProtocolError: if the table is longer than the body.
     """
     if not flags & BESIDE:
-        return [], body
+        return [], [], body
     if len(body) < _COUNT.size:
         raise RemoteProtocolError(f"a body of {len(body)} bytes cannot hold a table")
     (count,) = _COUNT.unpack_from(body)
     end = _COUNT.size + count * _PLACE.size
     if end > len(body):
         raise RemoteProtocolError(f"a table of {count} places in a body of {len(body)} bytes")
-    places = [_PLACE.unpack_from(body, at) for at in range(_COUNT.size, end, _PLACE.size)]
-    return places, body[end:]
+    entries = [_PLACE.unpack_from(body, at) for at in range(_COUNT.size, end, _PLACE.size)]
+    places = [entry for entry in entries if entry[1] != _WHOLE]
+    return places, [entry[0] for entry in entries if entry[1] == _WHOLE], body[end:]
 
 
-def decode(rest: Buffer, flags: int, views: Sequence[memoryview]) -> Any:
+def decode(
+    rest: Buffer,
+    flags: int,
+    views: Sequence[memoryview],
+    segments: dict[int, Segment] | None = None,
+) -> Any:
     """Unpickle what `encode` made.
 
     Args:
       rest: The body behind its table.
       flags: The frame's flags.
       views: What is at the places of the table.
+      segments: The whole segments of the table, by their numbers.
 
     Raises:
       Exception: whatever unpickling it raises.
     """
+    if segments:
+        with receiving(segments.__getitem__):
+            return decode(rest, flags, views)
     if flags & PICKLE_BESIDE:
         return pickle.loads(views[-1], buffers=views[:-1])
     return pickle.loads(rest, buffers=views)

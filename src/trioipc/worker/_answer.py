@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from tblib.pickling_support import install as install_traceback_pickling
 
 from trioipc.memory._segment import Segment, create
+from trioipc.memory._travel import next_number
 from trioipc.protocol._codec import (
     ERROR,
     EXIT,
@@ -90,22 +91,21 @@ def _exit(error: BaseException) -> tuple[str, object, str]:
 
 
 def put_beside(
-    buffers: Sequence[Buffer], allocated: Sequence[Segment], first: int
-) -> tuple[list[Segment], list[Place]]:
+    buffers: Sequence[Buffer], allocated: Sequence[Segment]
+) -> tuple[list[tuple[int, Segment]], list[Place]]:
     """Find or make shared memory for ``buffers``.
 
     Args:
       buffers: What travels beside the frame.
       allocated: Segments of this request that may hold some of them already.
-      first: The number of the next segment that is sent.
 
     Returns:
-      The segments to send, numbered from ``first`` on, and the place of each buffer.
+      The segments to send, with their numbers, and the place of each buffer.
 
     Raises:
       OSError: if there is no memory left.
     """
-    segments: list[Segment] = []
+    numbers: dict[Segment, int] = {}  # {segment to send: its number}
     places: list[Place | None] = []
     homeless: list[tuple[int, Buffer, int]] = []
     size = 0
@@ -117,17 +117,17 @@ def put_beside(
             places.append(None)
             continue
         segment, offset = home
-        if segment not in segments:
-            segments.append(segment)
-        places.append((first + segments.index(segment), offset, len(buffer)))
+        number = numbers.setdefault(segment, next_number())
+        places.append((number, offset, len(buffer)))
     if homeless:
         fresh = create(size)
+        numbers[fresh] = number = next_number()
         view = memoryview(fresh.memory)
         for index, buffer, offset in homeless:
             view[offset : offset + len(buffer)] = buffer
-            places[index] = (first + len(segments), offset, len(buffer))
-        segments.append(fresh)
-    return segments, places  # type: ignore[return-value] # each None has been replaced
+            places[index] = (number, offset, len(buffer))
+    # Each None has been replaced.
+    return [(n, s) for s, n in numbers.items()], places  # type: ignore[return-value]
 
 
 def _home_of(buffer: Buffer, allocated: Sequence[Segment]) -> tuple[Segment, int] | None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, final
 
 from trioipc._errors import RequestInterrupt
 from trioipc.memory._board import CANCEL
+from trioipc.memory._cell import CellLock
 from trioipc.protocol._codec import ERROR, EXIT, NONE, STOPPED, VALUE
 from trioipc.worker.request import CurrentRequest, set_process_request
 
@@ -95,5 +96,6 @@ OURS: frozenset[CodeType] = frozenset(
         CurrentRequest.allocate,
         CurrentRequest._end,
         CurrentRequest.uninterruptible.__wrapped__,  # type: ignore[attr-defined]
+        CellLock.change,
     )
 )

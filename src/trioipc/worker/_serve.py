@@ -89,7 +89,6 @@ class Server:
         self._broken: dict[int, Exception] = {}  # {number: why it could not be loaded}
         self._executor = Executor()
         self._received: dict[int, Segment] = {}  # {number: segment of the call to come}
-        self._sent = 0
 
     def prepare(self) -> None:
         """Load the pool's modules, and say that we are ready.
@@ -178,10 +177,11 @@ class Server:
         """Bring back the function and its arguments. Imports happen here, uninterrupted."""
         if not body:
             return self._function(function), ()
-        places, rest = places_of(body, flags)
+        places, numbers, rest = places_of(body, flags)
         views = [self._at(*place) for place in places]
+        segments = {number: self._receive(number) for number in numbers}
         self._received.clear()
-        value: tuple[Any, ...] = decode(rest, flags, views)
+        value: tuple[Any, ...] = decode(rest, flags, views, segments)
         if function == INLINE:
             target, arguments = value
             return target, arguments
@@ -193,12 +193,15 @@ class Server:
         return self._functions[number]
 
     def _at(self, number: int, offset: int, length: int) -> memoryview:
+        segment = self._receive(number)
+        segment.release()
+        return memoryview(segment.memory)[offset : offset + length]
+
+    def _receive(self, number: int) -> Segment:
         while number not in self._received:
             arrived, size, descriptor = receive_segment(self._wires.control)
-            segment = adopt(descriptor, size)
-            segment.release()
-            self._received[arrived] = segment
-        return memoryview(self._received[number].memory)[offset : offset + length]
+            self._received[arrived] = adopt(descriptor, size)
+        return self._received[number]
 
     def _count(self, cells: memoryview, started: int) -> None:
         """Count run, queue and total time; here it costs nobody's throughput."""
@@ -233,9 +236,10 @@ class Server:
         """Send what travels beside the frame, before it; return the frame's body."""
         if not encoded.flags & BESIDE:
             return encoded.body
-        segments, places = put_beside(encoded.buffers, allocated, self._sent)
-        for segment in segments:
-            send_segment(self._wires.control, self._sent, segment)
+        segments, places = put_beside(encoded.buffers, allocated)
+        for number, segment in segments:
+            send_segment(self._wires.control, number, segment)
             segment.release()
-            self._sent += 1
+        for number, parcel in encoded.parcels:
+            send_segment(self._wires.control, number, parcel)
         return with_places(encoded, places)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, final
 
 if TYPE_CHECKING:
     from trioipc.memory._segment import Segment
+    from trioipc.memory._travel import Parcel
 
 # token, pid, protocol version, package version
 HELLO = struct.Struct("<32sQI20s")
@@ -127,7 +128,7 @@ def take_over(control: socket.socket) -> Wires:
     return Wires(control, *descriptors)
 
 
-def send_segment(control: socket.socket, number: int, segment: Segment) -> None:
+def send_segment(control: socket.socket, number: int, segment: Segment | Parcel) -> None:
     """Hand a segment's descriptor over; it may be closed on this side afterwards."""
     assert segment.descriptor is not None
     socket.send_fds(control, [SEGMENT.pack(number, segment.size)], [segment.descriptor])

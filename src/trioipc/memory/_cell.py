@@ -1,0 +1,188 @@
+"""Changing a cell that others change too: under a lock that dies with its holder.
+
+A cell is 64 bits, aligned. To load or to store one is a single move, and needs no lock. To change
+one by what it holds does: ``+=`` from two processes loses half of the additions.
+
+Guarantees:
+
+- The lock is the kernel's, on a byte of the segment's own file. When its holder dies it is free at
+  once, and the cell holds a value that somebody has stored: to store is the last thing done.
+- It belongs to an open file description, so each process must have opened the file itself, also
+  after a fork. Where that is not possible (no /proc) it belongs to the process, which does as well.
+- Threads of a process would share either, so there is a `threading.Lock` for each file as well.
+- Nobody waits for ever: a holder that was stopped is a `SharedStateError` after a second.
+
+Never ``multiprocessing.Lock``: it cannot be handed to a process that runs, and a killed holder
+leaves it locked for ever.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import sys
+import threading
+import time
+import weakref
+from functools import partial
+from typing import TYPE_CHECKING, final
+
+from trioipc._errors import SharedStateError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trioipc.memory._segment import Segment
+
+# Somebody who holds the lock is about to let go, for a load and a store take a microsecond. So
+# first the processor is yielded, then it is slept.
+_YIELDS = 64
+_FIRST_NAP = 20e-6
+_LONGEST_NAP = 1e-3
+_PATIENCE_SECONDS = 1.0
+
+# {(device, inode): what the threads of this process lock}
+_threads: weakref.WeakValueDictionary[tuple[int, int], threading.Lock] = (
+    weakref.WeakValueDictionary()
+)
+_threads_lock = threading.Lock()
+_living: weakref.WeakSet[CellLock] = weakref.WeakSet()
+
+
+@final
+class CellLock:
+    """The lock of the cells of one segment, or of any memory that one object uses.
+
+    Args:
+      segment: Its descriptor must be of an open file description of this process's own, unless
+        ``is_own`` says that there is none. None for memory that has no file.
+      is_own: See there.
+    """
+
+    __slots__ = ("__weakref__", "_drop", "_segment", "_take", "_thread_lock")
+
+    def __init__(self, segment: Segment | None = None, *, is_own: bool = True) -> None:
+        self._segment = segment
+        self._take: Callable[[], object] | None = None
+        self._drop: Callable[[], object] | None = None
+        self._thread_lock = threading.Lock()
+        if segment is not None and segment.descriptor is not None:
+            self._thread_lock = _thread_lock_of(segment.descriptor)
+            self._take, self._drop = _file_lock(segment.descriptor, is_own=is_own)
+            _living.add(self)
+
+    def change(
+        self, cells: memoryview, index: int, decide: Callable[[int], int | None]
+    ) -> int | None:
+        """Store in a cell what ``decide`` makes of its value, and return that.
+
+        If ``decide`` raises or returns None, nothing is stored.
+
+        Raises:
+          SharedStateError: if somebody who was stopped holds the lock.
+        """
+        with self._thread_lock:
+            take, drop = self._take, self._drop
+            if take is None or drop is None:
+                new = decide(cells[index])
+                if new is not None:
+                    cells[index] = new
+                return new
+            # Taken within the try, so that no signal can come between that and the release, which
+            # does no harm to a lock that was not taken.
+            try:
+                try:
+                    take()
+                except (BlockingIOError, PermissionError):  # POSIX allows either
+                    _wait(take)
+                new = decide(cells[index])
+                if new is not None:
+                    cells[index] = new
+                return new
+            finally:
+                drop()
+
+    def close(self) -> None:
+        """Forget the segment, when nobody of this process holds the lock.
+
+        If the lock belongs to the process, to close any descriptor of the file would release it.
+        """
+        with self._thread_lock:
+            self._take = self._drop = None
+            if self._segment is not None:
+                self._segment.release()
+                self._segment = None
+
+    def _after_fork(self) -> None:
+        """Have an open file description that is not the parent's."""
+        segment = self._segment
+        if segment is None or segment.descriptor is None:
+            return
+        is_own = segment.reopen()
+        self._thread_lock = _thread_lock_of(segment.descriptor)
+        self._take, self._drop = _file_lock(segment.descriptor, is_own=is_own)
+
+
+def _wait(take: Callable[[], object]) -> None:
+    """Take a lock that somebody else holds.
+
+    Raises:
+      SharedStateError: if it was not to be had.
+    """
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    tries, nap = 0, _FIRST_NAP
+    while True:
+        try:
+            take()
+            return
+        except (BlockingIOError, PermissionError):
+            tries += 1
+        if tries < _YIELDS:
+            os.sched_yield()
+            continue
+        if time.monotonic() > deadline:
+            raise SharedStateError(
+                f"the lock of this state was not free for {_PATIENCE_SECONDS} s; "
+                "the process that holds it must have been stopped"
+            )
+        time.sleep(nap)
+        nap = min(2 * nap, _LONGEST_NAP)
+
+
+def _file_lock(
+    descriptor: int, *, is_own: bool
+) -> tuple[Callable[[], object], Callable[[], object]]:
+    """Return what takes the lock of a file, without waiting, and what drops it."""
+    import fcntl
+
+    if sys.platform != "linux":
+        return (
+            partial(fcntl.lockf, descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1),
+            partial(fcntl.lockf, descriptor, fcntl.LOCK_UN, 1),
+        )
+    command = fcntl.F_OFD_SETLK if is_own else fcntl.F_SETLK
+    # fcntl(2): type, whence, start, length, pid, which must be 0. One byte will do.
+    take = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
+    drop = struct.pack("hhqqi4x", fcntl.F_UNLCK, os.SEEK_SET, 0, 1, 0)
+    return partial(fcntl.fcntl, descriptor, command, take), partial(
+        fcntl.fcntl, descriptor, command, drop
+    )
+
+
+def _thread_lock_of(descriptor: int) -> threading.Lock:
+    status = os.fstat(descriptor)
+    with _threads_lock:
+        return _threads.setdefault((status.st_dev, status.st_ino), threading.Lock())
+
+
+def _after_fork() -> None:
+    # A thread that is no longer there may have held any of these.
+    global _threads_lock
+    _threads_lock = threading.Lock()
+    _threads.clear()
+    for lock in list(_living):
+        lock._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
