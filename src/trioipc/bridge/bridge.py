@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, final, get_args
 
 import attrs
@@ -24,6 +24,7 @@ from trio.lowlevel import RunVar
 from trioipc._errors import FallbackWarning, WorkerError, WorkerStartError
 from trioipc.bridge.crypto import CryptoBridge
 from trioipc.bridge.file import FileBridge
+from trioipc.pool._block import block
 from trioipc.pool._options import one_of
 from trioipc.pool._process import refuse_nested
 from trioipc.pool.pool import WorkerPool, open_worker_pool
@@ -134,7 +135,7 @@ class _OpenHome:
         return await self._pool.run(function, *args, **options)
 
 
-@asynccontextmanager
+@block
 async def open_worker_bridge(
     size: int | None = None,
     *,
@@ -198,8 +199,8 @@ async def open_worker_bridge(
     async with AsyncExitStack() as stack:
         home = await _open_home(stack, size, kind, reason, fallback, options)
         if home.failure is not None:
-            # 3: past this generator and contextlib's __aenter__, to the ``async with``.
-            _warn(home.failure, stacklevel=3)
+            # 4: past this generator and two times __aenter__, to the ``async with``.
+            _warn(home.failure, stacklevel=4)
         yield _build(home)
 
 

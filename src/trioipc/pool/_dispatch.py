@@ -60,6 +60,7 @@ class Dispatcher:
     room: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot, init=False)
     quiet: trio.Event = attrs.field(factory=trio.Event, init=False)
     closed: bool = attrs.field(default=False, init=False)
+    _aborted: bool = attrs.field(default=False, init=False)
     ended: int = attrs.field(default=0, init=False)
     errors: int = attrs.field(default=0, init=False)
     cancelled: int = attrs.field(default=0, init=False)
@@ -78,6 +79,16 @@ class Dispatcher:
             self._give(worker, request)
         elif len(self.workers) < self.size:
             self.on_demand()
+        if self.room:
+            self.offer_room()
+
+    def offer_room(self) -> None:
+        """Wake a caller that waits for room in the queue, if there is some.
+
+        To be called whenever there may be, also by one who was woken and then needs none.
+        """
+        if self.room and not self.scheduler.is_full():
+            self.room.unpark()
 
     def attend(self, request: Request) -> None:
         """Go on with a request that was submitted and now has its nursery."""
@@ -127,7 +138,7 @@ class Dispatcher:
         while (pair := self.scheduler.next_pair()) is not None:
             self._give(*pair)
             if self.room:
-                self.room.unpark()
+                self.offer_room()
 
     def _give(self, worker: PoolWorker, request: Request) -> None:
         """Send a request to a worker that has a place for it."""
@@ -176,7 +187,8 @@ class Dispatcher:
         request._pid = endpoint.pid
         terms = request._terms
         if terms.guarded:
-            self._arm(request, min(trio.current_time() + terms.timeout, request._expires))
+            request._posted_at = trio.current_time()
+            self._arm_posted(request)
         endpoint.post(
             request._call,
             request._slot,
@@ -236,6 +248,8 @@ class Dispatcher:
             self.cancelled += tally == "cancelled"
         request._worker = None
         request._end()
+        if self.room:
+            self.offer_room()
         if self.closed and not self.scheduler.held and not self.scheduler.waiting:
             self.quiet.set()
 
@@ -255,8 +269,6 @@ class Dispatcher:
         if request._state == "waiting":
             self.scheduler.discard(request, request._terms.priority)
             self._end(request, "cancel")
-            if self.room:
-                self.room.unpark()
         elif request._state == "loading":
             assert request._loader is not None
             request._loader.cancel()
@@ -272,8 +284,8 @@ class Dispatcher:
         assert worker is not None
         now = trio.current_time()
         request._step("cancel")
-        worker.endpoint.cancel(request._slot, request._generation, reason)
         request._ladder = Ladder.begin(request._terms.grace, now)
+        worker.endpoint.cancel(request._slot, request._generation, reason)
         self._arm(request, request._ladder.due)
         if request._ladder.due <= now:
             self._climb(request, now)
@@ -338,12 +350,26 @@ class Dispatcher:
         timeout = request._terms.timeout
         snapshot = request._look()
         assert snapshot is not None
-        # Not taken up yet: then it cannot have run for `timeout` before that much more has gone.
-        left = timeout - snapshot.seconds if snapshot.started else timeout
+        if not snapshot.started:
+            # Its worker does not take it up, and may have been stopped: it still waits, but not
+            # for ever, whichever clock it has.
+            if now >= request._queue_expires:
+                self._expire(request, "queue", request._terms.queue_timeout)
+            elif now >= request._posted_at + timeout:
+                self._expire(request, "run", timeout)
+            else:
+                self._arm_posted(request)
+            return
+        left = timeout - snapshot.seconds
         if left > 0:
             self._arm(request, min(now + left, request._expires))
         else:
             self._expire(request, "run", timeout)
+
+    def _arm_posted(self, request: Request) -> None:
+        """Have it looked at when one of its clocks may have run out since it was sent."""
+        run_expires = request._posted_at + request._terms.timeout
+        self._arm(request, min(run_expires, request._queue_expires, request._expires))
 
     def _expire(self, request: Request, clock: str, seconds: float) -> None:
         error = RequestTimeoutError(
@@ -425,7 +451,7 @@ class Dispatcher:
 
     def _crashed(self, request: Request, snapshot: Snapshot, death: Death) -> None:
         request._crash(death.exitcode, snapshot, death.error)
-        if len(request._crashes) <= request._terms.retries and not self.closed:
+        if len(request._crashes) <= request._terms.retries and not self._aborted:
             request._queue_expires = math.inf  # it has waited its time
             self._requeue(request)
         else:
@@ -434,7 +460,7 @@ class Dispatcher:
 
     def start_failed(self, error: WorkerStartError) -> None:
         """Fail what waits, if there is no worker that could ever serve it."""
-        if any(worker.state in ("idle", "busy") for worker in self.workers):
+        if any(worker.state in ("starting", "idle", "busy") for worker in self.workers):
             return
         for request in [*self.scheduler.requests()]:
             self.scheduler.discard(request, request._terms.priority)
@@ -445,34 +471,34 @@ class Dispatcher:
 
     def abort(self) -> None:
         """End everything: what waits at once, what runs by killing its worker."""
-        error = trio.ClosedResourceError("the pool was closed before the request ended")
+        self._aborted = True
         for request in [*self.scheduler.requests()]:
             self.scheduler.discard(request, request._terms.priority)
-            request._failure = error
+            request._failure = _aborted()
             self._end(request, "end")
         for worker in [*self.workers]:
             for request in [*worker.held.values()]:
-                self._abort_held(request, worker, error)
+                self._abort_held(request, worker)
             if worker.held or worker.state == "starting":
                 worker.endpoint.kill()
         self.room.unpark_all()
 
-    def _abort_held(
-        self,
-        request: Request,
-        worker: PoolWorker,
-        error: BaseException,
-    ) -> None:
+    def _abort_held(self, request: Request, worker: PoolWorker) -> None:
         if request._state == "loading":
             if request._loader is not None:
                 request._loader.cancel()
                 request._loader = None
             self._give_back(request)
-            request._failure = error
+            request._failure = _aborted()
             self._end(request, "end")
             return
         worker.reason = "closed"
         worker.endpoint.cancel(request._slot, request._generation, "the pool was closed")
         if request._cause is None and request._raise_cancel is None:
-            request._failure = error
+            request._failure = _aborted()
             request._crashes = ()
+
+
+def _aborted() -> trio.ClosedResourceError:
+    """Make the error of a request that an abort ends; each has its own."""
+    return trio.ClosedResourceError("the pool was closed before the request ended")

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, final
 
 import trio
 import trio_parallel
+from trio.lowlevel import enable_ki_protection
 
 from trioipc.worker._main import retire, serve
 
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 
     from trioipc.worker._wires import Ticket
 
-# How long leaving waits for a worker that has nothing left to do but end its interpreter.
-_EXIT_SECONDS = 2.0
+# How long a worker that has nothing left to do may take to end its interpreter.
+EXIT_SECONDS = 2.0
 
 # No token of Trio's thread limiter in this time: its threads may all be waiting for this pool.
 _THREAD_SECONDS = 0.1
@@ -63,12 +64,13 @@ class Host:
         self._began = True
         nursery.start_soon(self._run, ticket)
 
+    @enable_ki_protection
     async def _run(self, ticket: Ticket) -> None:
         """Be the call."""
         try:
             with self._scope:
                 async with trio_parallel.open_worker_context(
-                    idle_timeout=math.inf, retire=retire, grace_period=_EXIT_SECONDS
+                    idle_timeout=math.inf, retire=retire, grace_period=EXIT_SECONDS
                 ) as context:
                     await context.run_sync(
                         serve, ticket, kill_on_cancel=True, limiter=nullcontext()
@@ -99,6 +101,7 @@ class Host:
                 self._sentinel_writer = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         nursery.start_soon(self._mourn, self._pidfd)
 
+    @enable_ki_protection
     async def _mourn(self, pidfd: int) -> None:
         """Wait for the death of the process, by whatever it dies."""
         await trio.lowlevel.wait_readable(pidfd)
@@ -139,7 +142,7 @@ class Host:
             self._scope.cancel()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(lend_thread, self._returned)
-            with trio.move_on_after(_EXIT_SECONDS):
+            with trio.move_on_after(EXIT_SECONDS):
                 await self._returned.wait()
             self._scope.cancel()
             while not self._returned.is_set():
@@ -179,6 +182,7 @@ class Host:
             self._sentinel_writer = None
 
 
+@enable_ki_protection
 async def lend_thread(until: trio.Event) -> None:
     """Let trio-parallel have a thread, though all of Trio's may be waiting for this pool."""
     with trio.move_on_after(_THREAD_SECONDS):

@@ -148,11 +148,14 @@ class ProcessAnswer:
             return Error(lost)
         finally:
             self.drop()
-        if self._kind == VALUE:
-            return Value(value)
-        if self._kind == EXIT:
-            return Error(exit_error(*value))
-        return Error(value)
+        try:
+            if self._kind == VALUE:
+                return Value(value)
+            if self._kind == EXIT:
+                return Error(exit_error(*value))
+            return Error(value)
+        finally:
+            del value  # a traceback that was unpickled here holds this frame
 
     def drop(self) -> None:
         """Let go of the bytes."""

@@ -37,7 +37,7 @@ from trioipc.memory._board import (
 )
 from trioipc.memory._segment import Segment, adopt, create
 from trioipc.pool._endpoint import Death, Endpoint, Engine, Snapshot
-from trioipc.pool._host import Host, lend_thread
+from trioipc.pool._host import EXIT_SECONDS, Host, lend_thread
 from trioipc.pool._payload import (
     NO_ARGUMENTS,
     ProcessAnswer,
@@ -53,6 +53,7 @@ from trioipc.protocol._codec import (
     FROM_WORKER,
     INLINE,
     NONE,
+    PICKLE_LIMIT,
     READY,
     TO_WORKER,
     VERSION,
@@ -90,13 +91,22 @@ _LESSON = 16
 # The answer of a function that returned None.
 _NOTHING = ProcessAnswer(NONE, 0, b"", [], {})
 
-# Functions that are the same wherever they are loaded, so that their pickle is sent only once.
-_PLAIN = (types.FunctionType, types.BuiltinFunctionType)
-
 _GUARD_HINT = (
     "Its own error is on stderr. Most often the main module opens a pool without "
     "`if __name__ == '__main__':` around it: a worker process imports that module again."
 )
+
+
+def _is_plain(function: object) -> bool:
+    """Say whether it is the same wherever it is loaded, so that its pickle need be sent only once.
+
+    A bound method of a builtin, such as ``items.copy``, is not: what it gives depends on ``items``.
+    """
+    if type(function) is types.FunctionType:
+        return True
+    if type(function) is not types.BuiltinFunctionType:
+        return False
+    return function.__self__ is None or type(function.__self__) is types.ModuleType
 
 
 def refuse_nested() -> None:
@@ -137,7 +147,7 @@ class ProcessEngine(Engine):
 
     def prepare(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Call:
         """Pickle a call; see `Engine.prepare`."""
-        if type(function) not in _PLAIN:
+        if not _is_plain(function):
             return self._prepare_inline(function, arguments)
         known = self._functions.get(function)
         if known is None:
@@ -146,6 +156,8 @@ class ProcessEngine(Engine):
                 pickled = pickle.dumps(function, 5)
             except (Exception, SystemExit) as error:
                 raise cannot_pickle(function, (), error) from error
+            if len(pickled) > PICKLE_LIMIT:  # more than a frame holds
+                return self._prepare_inline(function, arguments)
             known = ProcessCall(len(self._functions), pickled, NO_ARGUMENTS)
             self._functions[function] = known
         if not arguments:
@@ -200,6 +212,7 @@ class ProcessEndpoint(Endpoint):
         self._wake_writer = trio.Event()
         self._broken: BaseException | None = None
         self._closing = False
+        self._closed = trio.Event()
         self._rest = b""
         self._received: dict[int, Segment] = {}  # {number: segment of an answer to come}
 
@@ -281,6 +294,17 @@ class ProcessEndpoint(Endpoint):
         self._connected.set()
         nursery.start_soon(self._read)
         nursery.start_soon(self._write)
+        nursery.start_soon(self._insist)
+
+    @enable_ki_protection
+    async def _insist(self) -> None:
+        """Kill a worker that does not end when it is closed.
+
+        It may have been stopped, or somebody that was forked from us holds its pipe open.
+        """
+        await self._closed.wait()
+        await trio.sleep(EXIT_SECONDS)
+        self.kill()
 
     def _start_error(self, cause: BaseException | None) -> WorkerStartError:
         if isinstance(cause, WorkerStartError):
@@ -515,6 +539,7 @@ class ProcessEndpoint(Endpoint):
             self.kill()
         else:
             self._wires.close_calls()
+            self._closed.set()
 
     # -- looking ----------------------------------------------------------------------------
 

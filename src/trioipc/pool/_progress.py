@@ -12,6 +12,8 @@ import attrs
 import trio
 from trio.lowlevel import enable_ki_protection
 
+from trioipc._errors import SharedStateError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -152,7 +154,12 @@ class Sampler:
 
     def _sample(self, now: float) -> None:
         for request, (flag, cancel) in list(self._flags.items()):
-            if flag.is_cancelled():
+            try:
+                is_cancelled = flag.is_cancelled()
+            except SharedStateError:  # it was closed, and can no longer be set
+                del self._flags[request]
+                continue
+            if is_cancelled:
                 del self._flags[request]
                 cancel()
         # With flags to watch we are here more often than progress is wanted.

@@ -100,6 +100,7 @@ class PoolRequest(Generic[T_co]):
     _alarm: float = math.inf
     _expires: float = math.inf  # the clock "total"
     _queue_expires: float = math.inf
+    _posted_at: float = math.inf
 
     # Whether it is to end early, for any of the reasons below.
     _stopped: bool = False
@@ -170,6 +171,8 @@ class PoolRequest(Generic[T_co]):
         Args:
           reason: Why, for the function and the error.
         """
+        if reason is not None and not isinstance(reason, str):
+            raise TypeError(f"reason must be a str or None, not {type(reason).__name__}")
         error = RequestCancelledError(
             f"{self.id} was cancelled" + (f": {reason}" if reason else ""), reason=reason
         )
@@ -296,8 +299,10 @@ class PoolRequest(Generic[T_co]):
             return Error(error) if error is not None else capture(self._raise_cancel)
         if self._verdict is not None:
             return self._verdict
-        if self._cause is None:  # its block was left; nobody asks any more
-            return Value(None) if error is None else Error(error)
+        if self._cause is None:  # its block was left
+            if error is not None:
+                return Error(error)
+            self._cause = RequestCancelledError(f"{self.id} was cancelled: its block was left")
         self._cause.rung = self._rung(answer)
         self._cause.__cause__ = error
         self._annotate(self._cause)
@@ -342,15 +347,13 @@ class PoolRequest(Generic[T_co]):
             )
         else:
             outcome = answer.unpack()
-        if isinstance(outcome, Error):
-            error = outcome.error
-            if isinstance(error, StopIteration | StopAsyncIteration):
-                # A coroutine that raises one raises RuntimeError (PEP 479); so do we.
-                error = RuntimeError(f"the function raised {type(error).__name__}")
-                error.__cause__ = outcome.error
-                outcome = Error(error)
-            self._annotate(error)
-        return outcome
+        try:
+            if isinstance(outcome, Error):
+                outcome = Error(_no_stop(outcome.error))
+                self._annotate(outcome.error)
+            return outcome
+        finally:
+            del outcome  # a traceback that was unpickled here holds this frame
 
     def _error_in_cleanup(self, answer: Answer | None) -> BaseException | None:
         """Return the exception that the function raised though, or since, it was cancelled."""
@@ -406,6 +409,15 @@ class PoolRequest(Generic[T_co]):
         )
         poisoned.__cause__ = ExceptionGroup("one crash for each try", self._crashes)
         return poisoned
+
+
+def _no_stop(error: BaseException) -> BaseException:
+    """Return what a coroutine raises that raises ``error``: no StopIteration (PEP 479)."""
+    if not isinstance(error, StopIteration | StopAsyncIteration):
+        return error
+    instead = RuntimeError(f"the function raised {type(error).__name__}")
+    instead.__cause__ = error
+    return instead
 
 
 def _unwrap_again(outcome: Outcome[Any]) -> Any:

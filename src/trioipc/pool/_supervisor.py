@@ -56,7 +56,9 @@ class Supervisor:
     _demand: trio.Event = attrs.field(factory=trio.Event, init=False)
     # Set when a worker is ready, or cannot be; then made anew.
     _news: trio.Event = attrs.field(factory=trio.Event, init=False)
-    failure: WorkerStartError | None = attrs.field(default=None, init=False)
+    # The starts that have failed, and how the last of them did.
+    _failures: int = attrs.field(default=0, init=False)
+    _failure: WorkerStartError | None = attrs.field(default=None, init=False)
     _closing: bool = attrs.field(default=False, init=False)
     # Seconds before another start, since the last ones failed.
     _pause: float = attrs.field(default=0.0, init=False)
@@ -102,7 +104,6 @@ class Supervisor:
         dispatcher = self._dispatcher
 
         def ready() -> None:
-            self.failure = None
             self._pause = 0.0
             dispatcher.ready(worker)
             self._tell()
@@ -110,15 +111,16 @@ class Supervisor:
         death = await worker.endpoint.live(ready, functools.partial(dispatcher.answered, worker))
         failed = worker.state == "starting" and not self._closing
         if failed:
-            self.failure = _start_error(death.error)
+            self._failures += 1
+            self._failure = _start_error(death.error)
             self._pause = min(max(_FIRST_PAUSE, 2 * self._pause), _LONGEST_PAUSE)
             # Not again before somebody asks: else a worker that cannot start starts for ever.
             self._target = max(1, sum(w.state != "starting" for w in dispatcher.workers))
             if self._target == 1 and len(dispatcher.workers) == 1:
                 self._target = 0
         dispatcher.gone(worker, death)
-        if failed and self.failure is not None:
-            dispatcher.start_failed(self.failure)
+        if failed and self._failure is not None:
+            dispatcher.start_failed(self._failure)
         self._tell()
 
     def _tell(self) -> None:
@@ -130,13 +132,16 @@ class Supervisor:
 
         Raises:
           WorkerStartError: if one of them could not be started.
+          trio.ClosedResourceError: if the pool is left meanwhile.
         """
-        self.failure = None
+        failures = self._failures
         self._target = max(self._target, number)
         self.look()
         while self._ready() < number:
-            if self.failure is not None:
-                raise self.failure
+            if self._failures != failures and self._failure is not None:
+                raise self._failure
+            if self._closing:
+                raise trio.ClosedResourceError("the pool was left before its workers were ready")
             await self._news.wait()
 
     def _ready(self) -> int:

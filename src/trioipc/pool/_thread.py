@@ -192,8 +192,7 @@ class ThreadEndpoint(Endpoint):
         return False
 
     def kill(self) -> bool:
-        """End the thread's life after what it runs; a thread cannot be killed."""
-        self.close()
+        """Return False: a thread cannot be killed."""
         return False
 
     def close(self) -> None:

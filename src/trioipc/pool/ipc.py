@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import math
 import pickle
-from contextlib import asynccontextmanager
 from itertools import count
 from typing import TYPE_CHECKING, Any, final
 
@@ -17,7 +16,13 @@ import trio
 from outcome import Error, Value
 from trio.lowlevel import checkpoint_if_cancelled, enable_ki_protection
 
-from trioipc._errors import LocalProtocolError, RemoteProtocolError
+from trioipc._errors import (
+    LocalProtocolError,
+    RemoteProtocolError,
+    RequestCancelledError,
+    RequestTimeoutError,
+)
+from trioipc.pool._block import block
 from trioipc.pool._endpoint import Snapshot
 from trioipc.pool._options import seconds
 from trioipc.pool.pool import WorkerPool, open_worker_pool
@@ -57,7 +62,7 @@ class Worker:
         return sum(self._pool.statistics().restarts.values())
 
 
-@asynccontextmanager
+@block
 async def open_worker(
     module: str, *, start_timeout: float = 30.0, grace: float = 1.0
 ) -> AsyncIterator[Worker]:
@@ -229,6 +234,12 @@ class IPCProtocol:
                 retry=self._enable_retries,
                 started=lambda request: self._correlator.expect(message.id, request, sent),
             )
+        except (RequestCancelledError, RequestTimeoutError):
+            self._correlator.forget(message.id)
+            raise
+        except Exception:  # that is an answer too
+            self._correlator.answer(message.id, trio.current_time())
+            raise
         except BaseException:
             self._correlator.forget(message.id)
             raise

@@ -10,12 +10,11 @@ import inspect
 import math
 import os
 from collections.abc import Mapping
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, TypeVarTuple, final
 
 import attrs
 import trio
-from outcome import Error
+from outcome import Error, Outcome, capture
 from trio.lowlevel import (
     checkpoint_if_cancelled,
     current_task,
@@ -27,8 +26,11 @@ from trio.lowlevel import (
 from trioipc._errors import (
     LocalProtocolError,
     OperationNotFoundError,
+    RequestCancelledError,
     RequestTimeoutError,
 )
+from trioipc.memory.state import SharedCancellation
+from trioipc.pool._block import block
 from trioipc.pool._dispatch import Dispatcher
 from trioipc.pool._options import Options, count, module_names, one_of, seconds
 from trioipc.pool._process import ProcessEngine, refuse_nested
@@ -45,8 +47,7 @@ from trioipc.worker import registry
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
-    from trioipc.memory.state import SharedCancellation
-    from trioipc.pool._endpoint import Engine
+    from trioipc.pool._endpoint import Call, Engine
     from trioipc.pool._progress import Progress
     from trioipc.protocol._messages import Priority
 
@@ -143,6 +144,9 @@ class WorkerPool:
             and total_timeout == math.inf
         ):
             return self._usual
+        if cancellation is not None and not isinstance(cancellation, SharedCancellation):
+            kind = type(cancellation).__name__
+            raise TypeError(f"cancellation must be a SharedCancellation, not {kind}")
         options = self._options
         if idempotent is None:
             idempotent = mark is not None and mark.idempotent
@@ -221,27 +225,39 @@ class WorkerPool:
         )
         if self._dispatcher.scheduler.is_full():
             terms = await self._wait_for_room(terms)
-        call = self._dispatcher.engine.prepare(fn, args)
+        call = self._prepare(fn, args)
         request: PoolRequest[T] = PoolRequest(self._dispatcher, fn, call, terms)
         return await self._perform(request, on_progress)
+
+    def _prepare(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> Call:
+        try:
+            return self._dispatcher.engine.prepare(fn, args)
+        except BaseException:
+            self._dispatcher.offer_room()  # which it may have been given
+            raise
 
     async def _perform(self, request: PoolRequest[T], on_progress: Callback | None) -> T:
         """Run a request to its end in a nursery of its own."""
         failure: BaseException | None = None
+        gift: Outcome[T] | None = None
         request._wants_progress = on_progress is not None
         # Before its nursery is open, which takes as long as a worker to wake up.
         self._dispatcher.submit(request)
-        async with trio.open_nursery() as request._nursery:
+        async with trio.open_nursery() as nursery:
+            request._nursery = nursery
             self._dispatcher.attend(request)
             if on_progress is not None:
                 failure = await self._report(request, on_progress)
             if request._state != "ended":
                 request._waiter = current_task()
                 await wait_task_rescheduled(request._abort)
+            if nursery.child_tasks:  # its arguments were being copied when it was cancelled
+                gift = capture(request._give)
+                failure = await _wait_out_children(nursery) or failure
         if failure is not None:
             request._mention_in(failure)
             raise failure
-        value: T = request._give()
+        value: T = request._give() if gift is None else gift.unwrap()
         return value
 
     async def _report(
@@ -274,9 +290,17 @@ class WorkerPool:
         until = trio.current_time() + min(terms.queue_timeout, terms.total_timeout)
         clock = "queue" if terms.queue_timeout <= terms.total_timeout else "total"
         with trio.CancelScope(deadline=until) as scope:
-            while dispatcher.scheduler.is_full() and not dispatcher.closed:
-                await dispatcher.room.park()
+            if terms.cancellation is not None:
+                dispatcher.sampler.watch(scope, terms.cancellation, scope.cancel)
+            try:
+                while dispatcher.scheduler.is_full() and not dispatcher.closed:
+                    await dispatcher.room.park()
+            finally:
+                dispatcher.sampler.forget(scope)
         if scope.cancelled_caught:
+            dispatcher.offer_room()
+            if trio.current_time() < until:
+                raise _flagged_in_queue(terms.cancellation)
             raise RequestTimeoutError(
                 f"the queue was full for {min(terms.queue_timeout, terms.total_timeout)} s",
                 clock=clock,
@@ -287,8 +311,7 @@ class WorkerPool:
             return attrs.evolve(terms, queue_timeout=left)
         return attrs.evolve(terms, total_timeout=left)
 
-    @asynccontextmanager
-    @enable_ki_protection
+    @block
     async def open_request(
         self,
         fn: Callable[[*Ts], T],
@@ -315,14 +338,14 @@ class WorkerPool:
         )
         if self._dispatcher.scheduler.is_full():
             terms = await self._wait_for_room(terms)
-        call = self._dispatcher.engine.prepare(fn, args)
+        request: PoolRequest[T] = PoolRequest(self._dispatcher, fn, self._prepare(fn, args), terms)
+        request._over = trio.Event()
+        request._wants_progress = True
+        self._dispatcher.submit(request)
         body_error: BaseException | None = None
         async with trio.open_nursery() as nursery:
-            request: PoolRequest[T] = PoolRequest(self._dispatcher, fn, call, terms)
             request._nursery = nursery
-            request._over = trio.Event()
-            request._wants_progress = True
-            self._dispatcher.submit(request)
+            self._dispatcher.attend(request)
             try:
                 yield request
             except BaseException as error:
@@ -331,6 +354,7 @@ class WorkerPool:
                 request._dropped = request._stopped = True
                 self._dispatcher.cancel(request, None)
                 body_error = await _wait_out(request._over) or body_error
+            body_error = await _wait_out_children(nursery) or body_error
         _leave(request, body_error)
 
     @enable_ki_protection
@@ -386,7 +410,7 @@ class WorkerPool:
         arguments = (message.channel, message.type, message.payload, message.id)
         if self._dispatcher.scheduler.is_full():
             terms = await self._wait_for_room(terms)
-        call = self._dispatcher.engine.prepare(registry.perform, arguments)
+        call = self._prepare(registry.perform, arguments)
         request: PoolRequest[object] = PoolRequest(
             self._dispatcher, registry.perform, call, terms, message.id or None
         )
@@ -472,6 +496,12 @@ class WorkerPool:
     @enable_ki_protection
     async def _serve(self) -> None:
         """Host the pool's own tasks until `_stop`, whatever is cancelled outside."""
+        try:
+            await self._serve_shielded()
+        finally:
+            self._served.set()
+
+    async def _serve_shielded(self) -> None:
         with trio.CancelScope(shield=True):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._supervisor.run, nursery)
@@ -479,7 +509,6 @@ class WorkerPool:
                 nursery.start_soon(self._dispatcher.sampler.run)
                 await self._supervisor.wait_closed()
                 nursery.cancel_scope.cancel()
-        self._served.set()
 
 
 async def _wait_out(event: trio.Event) -> KeyboardInterrupt | None:
@@ -497,11 +526,32 @@ async def _wait_out(event: trio.Event) -> KeyboardInterrupt | None:
     return interrupt
 
 
+async def _wait_out_children(nursery: trio.Nursery) -> KeyboardInterrupt | None:
+    """Wait for tasks that are about to end, as `_wait_out`."""
+    interrupt = None
+    with trio.CancelScope(shield=True):
+        while nursery.child_tasks:
+            try:
+                await trio.lowlevel.checkpoint()
+            except KeyboardInterrupt as error:
+                interrupt = error
+    return interrupt
+
+
 @disable_ki_protection
 async def _call_back(callback: Callback, progress: Progress) -> None:
     result = callback(progress)
     if inspect.isawaitable(result):
         await result
+
+
+def _flagged_in_queue(flag: SharedCancellation | None) -> RequestCancelledError:
+    reason = None if flag is None else flag.reason()
+    return RequestCancelledError(
+        "the request was cancelled by its SharedCancellation while the queue was full"
+        + (f": {reason}" if reason else ""),
+        reason=reason,
+    )
 
 
 def _leave(request: PoolRequest[Any], body_error: BaseException | None) -> None:
@@ -533,8 +583,7 @@ def _message(message: IPCMessage | Mapping[str, object]) -> IPCMessage:
     return made
 
 
-@asynccontextmanager
-@enable_ki_protection
+@block
 async def open_worker_pool(
     size: int | None = None,
     *,
@@ -602,8 +651,7 @@ async def open_worker_pool(
         yield pool
 
 
-@asynccontextmanager
-@enable_ki_protection
+@block
 async def open_on(engine: Engine, options: Options) -> AsyncIterator[WorkerPool]:
     """Open a pool on whatever executes; see `open_worker_pool`."""
     pool = WorkerPool(engine, options)

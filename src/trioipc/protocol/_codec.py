@@ -63,6 +63,8 @@ _COUNT = struct.Struct("<I")
 _PLACE = struct.Struct("<QQQ")
 # The offset of a place that is a whole segment, of shared state.
 _WHOLE = (1 << 64) - 1
+# So many descriptors fit into a socket that nobody reads yet; 250 did, 300 did not.
+PARCELS_LIMIT = 64
 # More buffers than this would not fit a frame; the rest stays in the pickle.
 _PLACES_LIMIT = 1024
 
@@ -142,6 +144,9 @@ def encode(value: object) -> Encoded:
 
     def keep_inside(buffer: pickle.PickleBuffer) -> bool:
         view = buffer.raw()
+        if type(view.obj) is memoryview and view.obj.c_contiguous:
+            # Not a view of a view: before 3.13, collecting such a pair crashes the interpreter.
+            view = memoryview(view.obj).cast("B")
         if len(view) < OUT_OF_BAND or len(views) >= _PLACES_LIMIT:
             return True
         views.append(view)
@@ -151,6 +156,10 @@ def encode(value: object) -> Encoded:
     with carrying(carried):
         body = pickle.dumps(value, 5, buffer_callback=keep_inside)
     parcels = [*carried.values()]
+    if len(parcels) > PARCELS_LIMIT:
+        raise ValueError(
+            f"{len(parcels)} pieces of shared state; at most {PARCELS_LIMIT} travel at a time"
+        )
     if len(body) > PICKLE_LIMIT:
         return Encoded(b"", BESIDE | PICKLE_BESIDE, (*views, body), parcels)
     return Encoded(body, BESIDE if views or parcels else 0, views, parcels)
@@ -238,4 +247,8 @@ def split_frames(
 
 def payload_error(what: str, error: BaseException) -> PayloadError:
     """Say that ``what`` could not be pickled or unpickled, and why."""
-    return PayloadError(f"{what}: {type(error).__name__}: {error}")
+    try:
+        why = str(error)
+    except Exception as reason:  # it is somebody else's
+        why = f"(its text could not be had: {type(reason).__name__})"
+    return PayloadError(f"{what}: {type(error).__name__}: {why}")

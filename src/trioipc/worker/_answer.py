@@ -13,6 +13,7 @@ from trioipc.memory._travel import next_number
 from trioipc.protocol._codec import (
     ERROR,
     EXIT,
+    PARCELS_LIMIT,
     PAYLOAD,
     VALUE,
     Encoded,
@@ -45,7 +46,7 @@ def encode_answer(kind: int, value: Any) -> tuple[int, Encoded]:
             return encode_answer(ERROR, TypeError("the function returned a coroutine"))
         try:
             return VALUE, encode(lift(value))
-        except Exception as error:
+        except BaseException as error:
             return PAYLOAD, encode(payload_error(f"a result of {_type_name(value)}", error))
     if kind == ERROR:
         return _encode_exception(value)
@@ -69,7 +70,7 @@ def _encode_exception(error: Exception) -> tuple[int, Encoded]:
         # One whose __init__ wants other arguments only fails on the way back. Better here.
         pickle.loads(pickled)
         return ERROR, encode(error)
-    except Exception as reason:
+    except BaseException as reason:
         lost = payload_error(f"an exception of {_type_name(error)}", reason)
         lost.add_note(_text_of(error))
         return PAYLOAD, encode(lost)
@@ -78,15 +79,18 @@ def _encode_exception(error: Exception) -> tuple[int, Encoded]:
 def _text_of(error: BaseException) -> str:
     try:
         return "".join(traceback.format_exception(error))
-    except Exception as reason:  # its __str__ raises, say
+    except BaseException as reason:  # its __str__ raises, say
         return f"(it could not be shown: {type(reason).__name__})"
 
 
 def _exit(error: BaseException) -> tuple[str, object, str]:
     """Take from a BaseException what is safe to show at home: its name, exit code and text."""
     code = error.code if isinstance(error, SystemExit) else None
-    if not isinstance(code, int | str | None):
-        code = repr(code)
+    if type(code) not in (int, str, type(None)):
+        try:
+            code = repr(code)
+        except Exception:  # it is somebody else's
+            code = f"a {type(code).__name__}"
     return type(error).__qualname__, code, _text_of(error)
 
 
@@ -111,14 +115,16 @@ def put_beside(
     size = 0
     for index, buffer in enumerate(buffers):
         home = _home_of(buffer, allocated)
-        if home is None:
+        # No more segments than can be sent; the rest is copied into one.
+        if home is None or (home[0] not in numbers and len(numbers) >= PARCELS_LIMIT):
             homeless.append((index, buffer, size))
             size += -(-len(buffer) // _ALIGNMENT) * _ALIGNMENT
             places.append(None)
             continue
         segment, offset = home
-        number = numbers.setdefault(segment, next_number())
-        places.append((number, offset, len(buffer)))
+        if segment not in numbers:
+            numbers[segment] = next_number()
+        places.append((numbers[segment], offset, len(buffer)))
     if homeless:
         fresh = create(size)
         numbers[fresh] = number = next_number()

@@ -6,6 +6,8 @@ descriptors ready, which saves a new pool 2 ms of its first answer.
 
 from __future__ import annotations
 
+import os
+
 from trioipc import __version__
 from trioipc._errors import WorkerStartError
 from trioipc.worker._wires import Ticket, report, take_over
@@ -32,6 +34,11 @@ def serve(ticket: Ticket) -> None:
         keep_descriptors_private()
         server = Server(ticket, wires)
         server.prepare()
-        server.loop()
+        try:
+            server.loop()
+        except OSError:
+            # A function has closed our descriptors, or has forked and its child has come back:
+            # there is nobody to talk to.
+            os._exit(1)
     finally:
         wires.close()

@@ -86,7 +86,7 @@ class Server:
             histogram_base(ticket.slots, which) for which in (RUN, QUEUE, WHOLE)
         )
         self._functions: dict[int, Callable[..., Any]] = {}  # {number: function}
-        self._broken: dict[int, Exception] = {}  # {number: why it could not be loaded}
+        self._broken: dict[int, BaseException] = {}  # {number: why it could not be loaded}
         self._executor = Executor()
         self._received: dict[int, Segment] = {}  # {number: segment of the call to come}
 
@@ -143,7 +143,7 @@ class Server:
     def _define(self, number: int, pickled: bytes) -> None:
         try:
             self._functions[number] = decode(pickled, 0, ())
-        except Exception as error:  # said when it is called
+        except BaseException as error:  # said when it is called
             self._broken[number] = error
 
     def _call(
