@@ -41,7 +41,7 @@ async def measure(rounds: int) -> dict[str, Row]:
         gaps = await interleaved({n: partial(timed, c, 40, GAP) for n, c in empty.items()}, rounds)
         rates = await interleaved(
             {n: partial(requests_per_second, c, CALLERS, 0.3) for n, c in empty.items()},
-            max(rounds // 2, 3),
+            rounds,
         )
     return {name: Row(alone[name], gaps[name], rates[name]) for name in calls}
 

@@ -25,12 +25,12 @@ from trioipc._errors import FallbackWarning, WorkerError, WorkerStartError
 from trioipc.bridge.crypto import CryptoBridge
 from trioipc.bridge.file import FileBridge
 from trioipc.pool._block import block
-from trioipc.pool._options import one_of
+from trioipc.pool._options import module_names, one_of
 from trioipc.pool._process import refuse_nested
 from trioipc.pool.pool import WorkerPool, open_worker_pool
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterable
     from typing import NoReturn, Protocol, TypeVar, TypeVarTuple, Unpack
 
     from trioipc.bridge._arguments import Options
@@ -141,10 +141,12 @@ async def open_worker_bridge(
     *,
     placement: PlacementKind | None = None,
     fallback: Fallback = "thread",
+    modules: Iterable[str] = (),
     strategy: StrategyName = "least-busy",
     task_timeout: float = math.inf,
     queue_timeout: float = math.inf,
     start_timeout: float = 30.0,
+    max_retries: int = 2,
     max_queue: float = math.inf,
     grace: float = 1.0,
     drain_timeout: float = math.inf,
@@ -162,10 +164,12 @@ async def open_worker_bridge(
         ``"process"`` where that is not set.
       fallback: ``"thread"`` to work on threads, with a `FallbackWarning`, where no worker process
         can be started; ``"never"`` to raise instead.
+      modules: Modules that each worker loads, for functions of your own on ``bridge.pool``.
       strategy: Which worker takes the next request.
       task_timeout: Seconds that an operation may run, unless its call says otherwise.
       queue_timeout: Seconds that it may wait before that, likewise.
       start_timeout: Seconds that a worker may take to start.
+      max_retries: How often an operation is tried again after a crash.
       max_queue: How many requests may wait.
       grace: Seconds for each rung of the cancel ladder.
       drain_timeout: Seconds that the block waits at its end for what is still under way.
@@ -186,10 +190,12 @@ async def open_worker_bridge(
         # threads would run the main script's work once more in each worker.
         refuse_nested()
     options: dict[str, Any] = {
+        "modules": module_names(modules),
         "strategy": strategy,
         "task_timeout": task_timeout,
         "queue_timeout": queue_timeout,
         "start_timeout": start_timeout,
+        "max_retries": max_retries,
         "max_queue": max_queue,
         "grace": grace,
         "drain_timeout": drain_timeout,

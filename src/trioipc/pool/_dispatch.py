@@ -47,6 +47,8 @@ class Dispatcher:
     sampler: Sampler
     # The most workers there may be.
     size: int
+    # Refuses other threads, runs and processes.
+    check_run: Callable[[], None]
     # Called when more workers, or others, may be wanted.
     on_demand: Callable[[], None] = attrs.field(default=lambda: None, init=False)
     workers: dict[PoolWorker, None] = attrs.field(factory=dict, init=False)
@@ -58,6 +60,8 @@ class Dispatcher:
     _timer: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
     # Callers that wait for room in the queue.
     room: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot, init=False)
+    # Why no worker could be started, when last there was none and none could be.
+    last_failure: WorkerStartError | None = attrs.field(default=None, init=False)
     quiet: trio.Event = attrs.field(factory=trio.Event, init=False)
     closed: bool = attrs.field(default=False, init=False)
     _aborted: bool = attrs.field(default=False, init=False)
@@ -137,8 +141,8 @@ class Dispatcher:
         """Give waiting requests the places that are free."""
         while (pair := self.scheduler.next_pair()) is not None:
             self._give(*pair)
-            if self.room:
-                self.offer_room()
+        if self.room:
+            self.offer_room()
 
     def _give(self, worker: PoolWorker, request: Request) -> None:
         """Send a request to a worker that has a place for it."""
@@ -464,10 +468,10 @@ class Dispatcher:
             return
         for request in [*self.scheduler.requests()]:
             self.scheduler.discard(request, request._terms.priority)
-            failure = WorkerStartError(str(error))
-            failure.__cause__ = error
-            request._failure = failure
+            request._failure = again(error)
             self._end(request, "end")
+        self.last_failure = error
+        self.room.unpark_all()
 
     def abort(self) -> None:
         """End everything: what waits at once, what runs by killing its worker."""
@@ -497,6 +501,13 @@ class Dispatcher:
         if request._cause is None and request._raise_cancel is None:
             request._failure = _aborted()
             request._crashes = ()
+
+
+def again(error: WorkerStartError) -> WorkerStartError:
+    """Make an error of one's own of one that ends several requests."""
+    failure = WorkerStartError(str(error))
+    failure.__cause__ = error
+    return failure
 
 
 def _aborted() -> trio.ClosedResourceError:

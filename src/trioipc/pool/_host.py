@@ -175,6 +175,8 @@ class Host:
             with contextlib.suppress(ValueError):
                 self._process.close()
             self._process = None
+        else:  # one that never reported; multiprocessing looks for the dead when it is asked
+            multiprocessing.active_children()
 
     def _close_sentinel_writer(self) -> None:
         if self._sentinel_writer is not None:

@@ -44,6 +44,9 @@ if TYPE_CHECKING:
         def serial(self) -> Callable[[], int]:
             """Call it for the next number."""
 
+        def check_run(self) -> None:
+            """Refuse other threads, runs and processes."""
+
         def listen(self, request: PoolRequest[Any]) -> None:
             """Sample its progress from now on."""
 
@@ -170,7 +173,11 @@ class PoolRequest(Generic[T_co]):
 
         Args:
           reason: Why, for the function and the error.
+
+        Raises:
+          RuntimeError: from another thread, process or `trio.run`.
         """
+        self._dispatcher.check_run()
         if reason is not None and not isinstance(reason, str):
             raise TypeError(f"reason must be a str or None, not {type(reason).__name__}")
         error = RequestCancelledError(
@@ -215,12 +222,12 @@ class PoolRequest(Generic[T_co]):
 
         Cancellation: a checkpoint; the request goes on until its block is left.
         """
-        self._asked = True
         await trio.lowlevel.checkpoint()
         if self._state != "ended":
             if self._over is None:
                 self._over = trio.Event()
             await self._over.wait()
+        self._asked = True  # not before: who was cancelled has heard nothing
         value: T_co = _unwrap_again(self._conclude())
         return value
 

@@ -93,7 +93,8 @@ class Supervisor:
             target=self._target,
             alive=len(alive),
             starting=sum(w.state == "starting" for w in alive),
-            waiting=self._dispatcher.scheduler.waiting,
+            # Who waits for room in the queue waits for a worker, too.
+            waiting=self._dispatcher.scheduler.waiting + len(self._dispatcher.room),
         )
         self._target = max(self._target, len(alive) + missing)
         return missing

@@ -114,6 +114,7 @@ class IPCProtocol:
 
     def generate_message_id(self) -> str:
         """Return an id that this protocol has not used yet."""
+        self._check()
         return f"message-{next(self._numbers)}"
 
     def create_message(

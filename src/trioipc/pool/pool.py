@@ -31,8 +31,9 @@ from trioipc._errors import (
 )
 from trioipc.memory.state import SharedCancellation
 from trioipc.pool._block import block
-from trioipc.pool._dispatch import Dispatcher
+from trioipc.pool._dispatch import Dispatcher, again
 from trioipc.pool._options import Options, count, module_names, one_of, seconds
+from trioipc.pool._payload import function_name
 from trioipc.pool._process import ProcessEngine, refuse_nested
 from trioipc.pool._progress import Sampler
 from trioipc.pool._request import PoolRequest, Terms
@@ -77,6 +78,7 @@ class WorkerPool:
             Scheduler(options.strategy, options.max_queue),
             Sampler(options.progress_interval),
             options.size,
+            self._check_run,
         )
         self._supervisor = Supervisor(self._dispatcher)
         self._dispatcher.on_demand = self._supervisor.look
@@ -107,6 +109,11 @@ class WorkerPool:
           RuntimeError: from a place that this pool does not belong to.
           trio.ClosedResourceError: after its block was left.
         """
+        self._check_run()
+        if not self._open:
+            raise trio.ClosedResourceError("this pool is closed")
+
+    def _check_run(self) -> None:
         if _forks[0] != self._forks:
             raise RuntimeError("this pool belongs to another process, the one that forked this")
         try:
@@ -115,8 +122,6 @@ class WorkerPool:
             raise RuntimeError("this pool is used outside its trio.run()") from None
         if not here:
             raise RuntimeError("this pool belongs to another trio.run()")
-        if not self._open:
-            raise trio.ClosedResourceError("this pool is closed")
 
     def _terms(
         self,
@@ -224,7 +229,7 @@ class WorkerPool:
             fn, timeout, queue_timeout, priority, cancellation, max_retries, idempotent, grace
         )
         if self._dispatcher.scheduler.is_full():
-            terms = await self._wait_for_room(terms)
+            terms = await self._wait_for_room(fn, terms)
         call = self._prepare(fn, args)
         request: PoolRequest[T] = PoolRequest(self._dispatcher, fn, call, terms)
         return await self._perform(request, on_progress)
@@ -257,8 +262,11 @@ class WorkerPool:
         if failure is not None:
             request._mention_in(failure)
             raise failure
-        value: T = request._give() if gift is None else gift.unwrap()
-        return value
+        try:
+            value: T = request._give() if gift is None else gift.unwrap()
+            return value
+        finally:
+            request._raise_cancel = None  # what it raises has a frame that holds the request
 
     async def _report(
         self, request: PoolRequest[Any], on_progress: Callback
@@ -284,32 +292,50 @@ class WorkerPool:
             return error
         return None
 
-    async def _wait_for_room(self, terms: Terms) -> Terms:
+    async def _wait_for_room(self, fn: object, terms: Terms) -> Terms:
         """Wait until the queue takes one more; the queue clock runs meanwhile."""
         dispatcher = self._dispatcher
         until = trio.current_time() + min(terms.queue_timeout, terms.total_timeout)
         clock = "queue" if terms.queue_timeout <= terms.total_timeout else "total"
+        failure = dispatcher.last_failure
+        dispatcher.on_demand()
         with trio.CancelScope(deadline=until) as scope:
             if terms.cancellation is not None:
                 dispatcher.sampler.watch(scope, terms.cancellation, scope.cancel)
             try:
                 while dispatcher.scheduler.is_full() and not dispatcher.closed:
                     await dispatcher.room.park()
+                    if dispatcher.last_failure not in (None, failure):
+                        raise again(dispatcher.last_failure)
             finally:
                 dispatcher.sampler.forget(scope)
         if scope.cancelled_caught:
-            dispatcher.offer_room()
-            if trio.current_time() < until:
-                raise _flagged_in_queue(terms.cancellation)
-            raise RequestTimeoutError(
-                f"the queue was full for {min(terms.queue_timeout, terms.total_timeout)} s",
-                clock=clock,
+            dispatcher.offer_room()  # which it may have been given
+            error = self._ended_outside(terms, clock, timed_out=trio.current_time() >= until)
+            error.add_note(
+                f"trioipc: request of {function_name(fn)}, which had no place in the queue"
             )
+            raise error
         self._check_home()
         left = max(0.0, until - trio.current_time())
         if clock == "queue":
             return attrs.evolve(terms, queue_timeout=left)
         return attrs.evolve(terms, total_timeout=left)
+
+    def _ended_outside(
+        self, terms: Terms, clock: str, *, timed_out: bool
+    ) -> RequestTimeoutError | RequestCancelledError:
+        """Count a request that ended before it had a place in the queue, and make its error."""
+        dispatcher = self._dispatcher
+        dispatcher.ended += 1
+        if timed_out:
+            dispatcher.errors += 1
+            limit = min(terms.queue_timeout, terms.total_timeout)
+            return RequestTimeoutError(f"the queue was full for {limit} s", clock=clock)
+        dispatcher.cancelled += 1
+        reason = None if terms.cancellation is None else terms.cancellation.reason()
+        text = "the request was cancelled by its SharedCancellation while the queue was full"
+        return RequestCancelledError(text + (f": {reason}" if reason else ""), reason=reason)
 
     @block
     async def open_request(
@@ -337,7 +363,7 @@ class WorkerPool:
             fn, timeout, queue_timeout, priority, cancellation, max_retries, idempotent, grace
         )
         if self._dispatcher.scheduler.is_full():
-            terms = await self._wait_for_room(terms)
+            terms = await self._wait_for_room(fn, terms)
         request: PoolRequest[T] = PoolRequest(self._dispatcher, fn, self._prepare(fn, args), terms)
         request._over = trio.Event()
         request._wants_progress = True
@@ -353,6 +379,8 @@ class WorkerPool:
             if request._state != "ended":
                 request._dropped = request._stopped = True
                 self._dispatcher.cancel(request, None)
+                if isinstance(body_error, trio.Cancelled):
+                    request._cause = None  # the caller's scope wins
                 body_error = await _wait_out(request._over) or body_error
             body_error = await _wait_out_children(nursery) or body_error
         _leave(request, body_error)
@@ -409,7 +437,7 @@ class WorkerPool:
         )
         arguments = (message.channel, message.type, message.payload, message.id)
         if self._dispatcher.scheduler.is_full():
-            terms = await self._wait_for_room(terms)
+            terms = await self._wait_for_room(registry.perform, terms)
         call = self._prepare(registry.perform, arguments)
         request: PoolRequest[object] = PoolRequest(
             self._dispatcher, registry.perform, call, terms, message.id or None
@@ -545,15 +573,6 @@ async def _call_back(callback: Callback, progress: Progress) -> None:
         await result
 
 
-def _flagged_in_queue(flag: SharedCancellation | None) -> RequestCancelledError:
-    reason = None if flag is None else flag.reason()
-    return RequestCancelledError(
-        "the request was cancelled by its SharedCancellation while the queue was full"
-        + (f": {reason}" if reason else ""),
-        reason=reason,
-    )
-
-
 def _leave(request: PoolRequest[Any], body_error: BaseException | None) -> None:
     """Raise what comes out of an `open_request` block, if anything."""
     unheard = request._unheard()
@@ -576,6 +595,8 @@ def _message(message: IPCMessage | Mapping[str, object]) -> IPCMessage:
     fields.setdefault("id", "")
     try:
         made = IPCMessage(**fields)  # type: ignore[arg-type] # checked by its validators
+        if made.timeout is not None:
+            seconds("timeout", made.timeout)
     except (TypeError, ValueError) as error:
         raise LocalProtocolError(f"this is no message: {error.args[0]}") from error
     if made.channel not in CHANNELS:
