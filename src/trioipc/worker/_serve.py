@@ -88,6 +88,8 @@ class Server:
         self._functions: dict[int, Callable[..., Any]] = {}  # {number: function}
         self._broken: dict[int, BaseException] = {}  # {number: why it could not be loaded}
         self._executor = Executor()
+        # Whether a read would block.
+        self._sleeps = True
         self._received: dict[int, Segment] = {}  # {number: segment of the call to come}
 
     def prepare(self) -> None:
@@ -103,7 +105,6 @@ class Server:
 
     def loop(self) -> None:
         """Answer calls until the parent closes its end."""
-        os.set_blocking(self._wires.calls, False)
         rest = b""
         while True:
             data = self._read()
@@ -114,6 +115,9 @@ class Server:
     def _read(self) -> bytes:
         """Wait for bytes: first awake, then asleep."""
         calls = self._wires.calls
+        if self._sleeps:
+            os.set_blocking(calls, False)
+            self._sleeps = False
         end = time.perf_counter_ns() + _SPIN_NANOSECONDS
         while time.perf_counter_ns() < end:
             try:
@@ -121,9 +125,8 @@ class Server:
             except BlockingIOError:
                 os.sched_yield()
         os.set_blocking(calls, True)
-        data = os.read(calls, _READ_SIZE)
-        os.set_blocking(calls, False)
-        return data
+        self._sleeps = True  # until the next time: who has waked us waits for an answer
+        return os.read(calls, _READ_SIZE)
 
     def _write(self, frame: bytes) -> None:
         try:
@@ -168,10 +171,10 @@ class Server:
             return
         request = CurrentRequest(cells, generation, f"{self._ticket.name}-{serial}")
         kind, value = self._executor.run(request, target, arguments)
-        request._end()
         self._count(cells, started)
         del target, arguments
         self._answer(slot, generation, kind, value, request.segments)
+        request._end()  # nobody waits for this
 
     def _load(self, function: int, flags: int, body: bytes) -> tuple[Any, tuple[Any, ...]]:
         """Bring back the function and its arguments. Imports happen here, uninterrupted."""
@@ -216,8 +219,8 @@ class Server:
     def _answer(self, slot: int, generation: int, kind: int, value: Any, allocated: Any) -> None:
         flags = INTERRUPTED if self._executor.interrupted else 0
         if kind in (NONE, SKIPPED):
-            self._slots[slot][STATE] = generation << 2 | OVER
             self._write(FROM_WORKER.pack(0, kind, flags, slot, generation))
+            self._slots[slot][STATE] = generation << 2 | OVER
             return
         if kind == PAYLOAD:
             encoded = encode(payload_error("the call", value))
@@ -228,9 +231,10 @@ class Server:
         except OSError as error:
             kind, encoded = PAYLOAD, encode(payload_error("the result", error))
             body = encoded.body
-        self._slots[slot][STATE] = generation << 2 | OVER
         flags |= encoded.flags
         self._write(FROM_WORKER.pack(len(body), kind, flags, slot, generation) + body)
+        # After the answer: whoever sees this finds it in the pipe.
+        self._slots[slot][STATE] = generation << 2 | OVER
 
     def _send_beside(self, encoded: Encoded, allocated: Any) -> bytes:
         """Send what travels beside the frame, before it; return the frame's body."""

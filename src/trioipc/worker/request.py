@@ -149,7 +149,7 @@ class CurrentRequest:
 
     def _end(self) -> None:
         """Cut the ties to the slot; what was handed out writes to scrap from now on."""
-        self._cells = _scrap()
+        self._cells = _SCRAP
         if self._progress is not None:
             self._progress._turn_to_scrap()
         if self._cancellation is not None:
@@ -159,6 +159,9 @@ class CurrentRequest:
 def _scrap() -> memoryview:
     return memoryview(bytearray(SLOT * 8)).cast("Q")
 
+
+# Where requests that have ended write; nobody reads it.
+_SCRAP = _scrap()
 
 # What a whole worker process runs: one request, whichever thread asks. [0] is that request.
 _of_process: list[CurrentRequest | None] = [None]
