@@ -46,7 +46,10 @@ def start_child(listener: Listener, hello: str, how: str = "wait") -> subprocess
 def hello_of(token: bytes, *, protocol: int = VERSION, pid: int | None = None) -> str:
     """Write what a child says, in hex; its pid is its own if none is given."""
     said = HELLO.pack(token, pid or 0, protocol, b"1.2.3").hex()
-    return said if pid else said.replace(bytes(8).hex(), "PID", 1)
+    if pid:
+        return said
+    at = 2 * len(token)  # behind the token; a pid has 16 digits
+    return said[:at] + "PID" + said[at + 16 :]
 
 
 async def ended(child: subprocess.Popen[bytes]) -> int:
