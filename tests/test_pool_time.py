@@ -192,7 +192,7 @@ async def test_no_grace(autojump_clock: MockClock) -> None:
     async with opened(engine, grace=9) as pool:
         with trio.move_on_after(1):
             await pool.run(stubborn, grace=0)
-        assert log(engine)[1:3] == [(1.0, "cancel"), (1.0, "kill")]
+        assert log(engine)[1:2] == [(1.0, "kill")]
 
 
 async def test_all_causes_take_the_same_stairs(autojump_clock: MockClock) -> None:

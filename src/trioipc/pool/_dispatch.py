@@ -281,18 +281,22 @@ class Dispatcher:
             self._end(request, "cancel")
             self.assign()
         elif request._state == "sent":
-            self._set_word(request, getattr(cause, "reason", None))
+            self._begin_ladder(request)
 
-    def _set_word(self, request: Request, reason: str | None) -> None:
-        worker = request._worker
-        assert worker is not None
+    def _begin_ladder(self, request: Request) -> None:
         now = trio.current_time()
         request._step("cancel")
         request._ladder = Ladder.begin(request._terms.grace, now)
-        worker.endpoint.cancel(request._slot, request._generation, reason)
-        self._arm(request, request._ladder.due)
-        if request._ladder.due <= now:
+        if request._ladder.due <= now:  # no grace: nobody is asked
             self._climb(request, now)
+        else:
+            self._set_word(request)
+            self._arm(request, request._ladder.due)
+
+    def _set_word(self, request: Request) -> None:
+        assert request._worker is not None
+        reason = getattr(request._cause, "reason", None)
+        request._worker.endpoint.cancel(request._slot, request._generation, reason)
 
     def _climb(self, request: Request, now: float) -> None:
         worker, ladder = request._worker, request._ladder
@@ -306,8 +310,9 @@ class Dispatcher:
         elif step == "kill":
             request._step("kill")
             worker.reason = "killed"
-            if not worker.endpoint.kill():
+            if not worker.endpoint.kill():  # the word is its only rung
                 ladder.stay()
+                self._set_word(request)
         self._arm(request, ladder.due)
 
     # -- time ---------------------------------------------------------------------------------
