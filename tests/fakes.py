@@ -87,6 +87,10 @@ class FakeAnswer:
     kind: str
     value: Any = None
     interrupted: bool = False
+    lands: bool = attrs.field(default=False, init=False)
+
+    async def land(self) -> None:
+        """Do nothing."""
 
     def unpack(self) -> Outcome[Any]:
         """Return it."""

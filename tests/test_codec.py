@@ -48,8 +48,8 @@ def travel(value: object) -> Any:
     assert len(body) <= FRAME_LIMIT
     found, numbers, rest = places_of(body, encoded.flags)
     assert numbers == []
-    assert found == places
-    views = [memoryview(memory)[at : at + length] for _, at, length in found]
+    assert [place[:3] for place in found] == places
+    views = [memoryview(memory)[at : at + length] for _, at, length, _ in found]
     return decode(rest, encoded.flags, views)
 
 
@@ -185,11 +185,11 @@ def test_a_frame_that_is_too_long_is_refused() -> None:
 def test_any_body_has_places_or_is_refused(body: bytes, flags: int) -> None:
     """A table that is longer than its body is a RemoteProtocolError, and nothing else is."""
     try:
-        places, _, rest = places_of(body, flags)
+        places, numbers, rest = places_of(body, flags)
     except RemoteProtocolError:
         assert flags & BESIDE
     else:
-        table = 4 + 24 * len(places) if flags & BESIDE else 0
+        table = 4 + 25 * (len(places) + len(numbers)) if flags & BESIDE else 0
         assert body[table:] == rest
 
 

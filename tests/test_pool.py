@@ -136,6 +136,55 @@ async def test_the_event_loop_turns_while_arguments_are_copied() -> None:
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+async def test_the_event_loop_turns_while_results_are_copied(kind: type[bytes]) -> None:
+    """A big result is copied in steps as well, once, whoever of several asks first."""
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async def give_up_soon(request: PoolRequest[bytes]) -> None:
+        with trio.CancelScope() as scope:
+            nursery.start_soon(cancel_after_turns, scope)
+            await request.result()
+        assert scope.cancelled_caught
+
+    async def cancel_after_turns(scope: trio.CancelScope) -> None:
+        for _ in range(10):
+            await trio.lowlevel.checkpoint()
+        scope.cancel()
+
+    async with open_worker_pool(1) as pool, trio.open_nursery() as nursery:
+        async with pool.open_request(kind, 32 << 20) as request:
+            await request.wait_started()
+            while request._state != "ended":
+                await trio.lowlevel.checkpoint()
+            nursery.start_soon(count_turns)
+            nursery.start_soon(give_up_soon, request)
+            await trio.lowlevel.checkpoint()
+            result = await request.result()
+            assert turns >= 60
+            assert type(result) is kind
+            assert len(result) == 32 << 20
+            assert await request.result() is result
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("size", [10, 100_000, 3_000_001])
+async def test_big_results_keep_their_types(pool: WorkerPool, size: int) -> None:
+    """Bytes, bytearrays and views, also inside of what is returned."""
+    value = [bytes(b"a" * size), bytearray(b"b" * size), {"deep": bytes(b"c" * size)}]
+    assert await pool.run(echo, value) == value
+    assert [type(v) for v in await pool.run(echo, value)] == [bytes, bytearray, dict]
+    view = await pool.run(memoryview, b"d" * size)
+    assert type(view) is memoryview
+    assert view == b"d" * size
+
+
 async def test_an_exception_comes_home_bare(pool: WorkerPool) -> None:
     """It is the function's own, with its traceback, its cause, its notes and one note of ours."""
     with pytest.raises(ValueError, match=r"^outer") as caught:

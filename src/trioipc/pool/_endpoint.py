@@ -82,6 +82,13 @@ class Answer(Protocol):
     def interrupted(self) -> bool:
         """Whether the interrupt rung has raised in the function."""
 
+    @property
+    def lands(self) -> bool:
+        """Whether something big must be copied, by `land`, before it is unpacked."""
+
+    async def land(self) -> None:
+        """Copy it, letting the event loop turn. Cancel-safe; may be called again after that."""
+
     def unpack(self) -> Outcome[Any]:
         """Return the value, or the exception as it comes home; once. Unpickles."""
 

@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from trioipc.pool._endpoint import Answer, Call
+    from trioipc.protocol._codec import Buffer
 
 _READ_SIZE = 64 << 10
 
@@ -89,7 +90,7 @@ _AWAKE_NANOSECONDS = 80_000
 _LESSON = 16
 
 # The answer of a function that returned None.
-_NOTHING = ProcessAnswer(NONE, 0, b"", [], {})
+_NOTHING = ProcessAnswer(NONE, 0, b"", [], [], {})
 
 _GUARD_HINT = (
     "Its own error is on stderr. Most often the main module opens a pool without "
@@ -390,14 +391,16 @@ class ProcessEndpoint(Endpoint):
             self._ready()
             return
         else:
-            views: list[memoryview] = []
+            views: list[Buffer] = []
+            kinds: list[int] = []
             segments: dict[int, Segment] = {}
             if flags & BESIDE:
                 places, numbers, body = places_of(body, flags)
-                views = [self._at(*place) for place in places]
+                views = [self._at(*place[:3]) for place in places]
+                kinds = [place[3] for place in places]
                 segments = {number: self._receive(number) for number in numbers}
                 self._received.clear()
-            answer = ProcessAnswer(kind, flags, body, views, segments)
+            answer = ProcessAnswer(kind, flags, body, views, kinds, segments)
         self._heard_at = time.perf_counter_ns()
         self._was_quick = self._slots[slot][TOOK] < _QUICK_NANOSECONDS
         if self._lesson:

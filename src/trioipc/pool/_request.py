@@ -123,6 +123,7 @@ class PoolRequest(Generic[T_co]):
     _outcome: Outcome[Any] | None = None
     _asked: bool = False
 
+    _landing: trio.Lock | None = None
     _waiter: trio.lowlevel.Task | None = None
     _over: trio.Event | None = None
     _channel: ProgressChannel | None = None
@@ -227,9 +228,20 @@ class PoolRequest(Generic[T_co]):
             if self._over is None:
                 self._over = trio.Event()
             await self._over.wait()
+        await self._land()
         self._asked = True  # not before: who was cancelled has heard nothing
         value: T_co = _unwrap_again(self._conclude())
         return value
+
+    async def _land(self) -> None:
+        """Bring home what is big; whoever asks first does it for all."""
+        answer = self._answer
+        if answer is not None and answer.lands and not self._stopped:
+            if self._landing is None:
+                self._landing = trio.Lock()
+            async with self._landing:
+                if answer.lands:
+                    await answer.land()
 
     def _abort(self, raise_cancel: Callable[[], object]) -> trio.lowlevel.Abort:
         """Start the ladder; the end, which comes at once where no worker has it, wakes us."""

@@ -74,6 +74,10 @@ class ThreadAnswer:
     kind: str
     _value: Any
     interrupted: bool = attrs.field(default=False, init=False)
+    lands: bool = attrs.field(default=False, init=False)
+
+    async def land(self) -> None:
+        """Do nothing."""
 
     def unpack(self) -> Outcome[Any]:
         """Return it; see `Answer.unpack`."""

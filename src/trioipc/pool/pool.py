@@ -262,6 +262,8 @@ class WorkerPool:
         if failure is not None:
             request._mention_in(failure)
             raise failure
+        if gift is None and request._answer is not None and request._answer.lands:
+            await request._land()
         try:
             value: T = request._give() if gift is None else gift.unwrap()
             return value

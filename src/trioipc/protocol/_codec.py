@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from trioipc.memory._travel import Carried, Parcel
 
     Buffer: TypeAlias = bytes | bytearray | memoryview
-    # (number of the segment, offset, length)
+    # (number of the segment, offset, length), and then one of the kinds below
     Place: TypeAlias = tuple[int, int, int]
+    KindedPlace: TypeAlias = tuple[int, int, int, int]
 
 VERSION = 1
 
@@ -60,9 +61,10 @@ PICKLE_BESIDE = 2  # the pickle itself is at the last place
 INTERRUPTED = 4  # the interrupt rung has raised in the function
 
 _COUNT = struct.Struct("<I")
-_PLACE = struct.Struct("<QQQ")
-# The offset of a place that is a whole segment, of shared state.
-_WHOLE = (1 << 64) - 1
+_PLACE = struct.Struct("<QQQB")
+# What is at a place: a view will do; what becomes bytes, or a bytearray; a segment of shared state.
+VIEW, BYTES, BYTEARRAY, STATE = range(4)
+_KINDS: dict[type, int] = {bytes: BYTES, bytearray: BYTEARRAY}
 # So many descriptors fit into a socket that nobody reads yet; 250 did, 300 did not.
 PARCELS_LIMIT = 64
 # More buffers than this would not fit a frame; the rest stays in the pickle.
@@ -72,18 +74,21 @@ _PLACES_LIMIT = 1024
 class Encoded:
     """A value as bytes for the frame, and what travels beside it: buffers, and shared state."""
 
-    __slots__ = ("body", "buffers", "flags", "parcels")
+    __slots__ = ("body", "buffers", "flags", "kinds", "parcels")
 
     def __init__(
         self,
         body: bytes,
         flags: int = 0,
         buffers: Sequence[Buffer] = (),
+        kinds: Sequence[int] = (),
         parcels: Sequence[tuple[int, Parcel]] = (),
     ) -> None:
         self.body = body
         self.flags = flags
         self.buffers = buffers
+        # Of each of them, what it becomes again.
+        self.kinds = kinds
         # The numbers of segments, and what is to be sent for them.
         self.parcels = parcels
 
@@ -102,7 +107,12 @@ class _Kept:
         self.buffer = buffer
 
     def __reduce__(self) -> tuple[object, ...]:
-        return self.kind, (pickle.PickleBuffer(self.buffer),)
+        return _restore, (self.kind, pickle.PickleBuffer(self.buffer))
+
+
+def _restore(kind: Any, buffer: Any) -> Any:
+    """Make what it was of a buffer; it is that already, if somebody has copied it in steps."""
+    return buffer if type(buffer) is kind else kind(buffer)
 
 
 _BUFFERS = frozenset((bytes, bytearray, memoryview))
@@ -141,15 +151,18 @@ def encode(value: object) -> Encoded:
       Exception: whatever pickling it raises.
     """
     views: list[memoryview] = []
+    kinds: list[int] = []
 
     def keep_inside(buffer: pickle.PickleBuffer) -> bool:
         view = buffer.raw()
+        kind = _KINDS.get(type(view.obj), VIEW)
         if type(view.obj) is memoryview and view.obj.c_contiguous:
             # Not a view of a view: before 3.13, collecting such a pair crashes the interpreter.
             view = memoryview(view.obj).cast("B")
         if len(view) < OUT_OF_BAND or len(views) >= _PLACES_LIMIT:
             return True
         views.append(view)
+        kinds.append(kind)
         return False
 
     carried: Carried = {}
@@ -161,20 +174,21 @@ def encode(value: object) -> Encoded:
             f"{len(parcels)} pieces of shared state; at most {PARCELS_LIMIT} travel at a time"
         )
     if len(body) > PICKLE_LIMIT:
-        return Encoded(b"", BESIDE | PICKLE_BESIDE, (*views, body), parcels)
-    return Encoded(body, BESIDE if views or parcels else 0, views, parcels)
+        return Encoded(b"", BESIDE | PICKLE_BESIDE, (*views, body), (*kinds, VIEW), parcels)
+    return Encoded(body, BESIDE if views or parcels else 0, views, kinds, parcels)
 
 
 def with_places(encoded: Encoded, places: Sequence[Place]) -> bytes:
     """Return the body of ``encoded`` whose buffers have been put at ``places``."""
     if not encoded.flags & BESIDE:
         return encoded.body
-    entries = [*places, *((number, _WHOLE, parcel.size) for number, parcel in encoded.parcels)]
+    entries = [(*place, kind) for place, kind in zip(places, encoded.kinds, strict=True)]
+    entries += [(number, 0, parcel.size, STATE) for number, parcel in encoded.parcels]
     table = b"".join([_PLACE.pack(*entry) for entry in entries])
     return _COUNT.pack(len(entries)) + table + encoded.body
 
 
-def places_of(body: bytes, flags: int) -> tuple[list[Place], list[int], bytes]:
+def places_of(body: bytes, flags: int) -> tuple[list[KindedPlace], list[int], bytes]:
     """Take a body apart into its table of places, the numbers of whole segments, and the rest.
 
     Raises:
@@ -189,14 +203,14 @@ def places_of(body: bytes, flags: int) -> tuple[list[Place], list[int], bytes]:
     if end > len(body):
         raise RemoteProtocolError(f"a table of {count} places in a body of {len(body)} bytes")
     entries = [_PLACE.unpack_from(body, at) for at in range(_COUNT.size, end, _PLACE.size)]
-    places = [entry for entry in entries if entry[1] != _WHOLE]
-    return places, [entry[0] for entry in entries if entry[1] == _WHOLE], body[end:]
+    places = [entry for entry in entries if entry[3] != STATE]
+    return places, [entry[0] for entry in entries if entry[3] == STATE], body[end:]
 
 
 def decode(
     rest: Buffer,
     flags: int,
-    views: Sequence[memoryview],
+    views: Sequence[Buffer],
     segments: dict[int, Segment] | None = None,
 ) -> Any:
     """Unpickle what `encode` made.
@@ -204,7 +218,7 @@ def decode(
     Args:
       rest: The body behind its table.
       flags: The frame's flags.
-      views: What is at the places of the table.
+      views: What is at the places of the table: views, or what has been made of them.
       segments: The whole segments of the table, by their numbers.
 
     Raises:

@@ -181,7 +181,7 @@ class Server:
         if not body:
             return self._function(function), ()
         places, numbers, rest = places_of(body, flags)
-        views = [self._at(*place) for place in places]
+        views = [self._at(*place[:3]) for place in places]
         segments = {number: self._receive(number) for number in numbers}
         self._received.clear()
         value: tuple[Any, ...] = decode(rest, flags, views, segments)
