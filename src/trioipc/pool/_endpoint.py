@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from outcome import Outcome
 
 
-@attrs.frozen
+@attrs.define  # frozen, it would take three times as long to make, for each request
 class Snapshot:
     """What a worker has written about one request, at one moment."""
 

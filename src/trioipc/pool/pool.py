@@ -571,7 +571,7 @@ async def _wait_out_children(nursery: trio.Nursery) -> KeyboardInterrupt | None:
 @disable_ki_protection
 async def _call_back(callback: Callback, progress: Progress) -> None:
     result = callback(progress)
-    if inspect.isawaitable(result):
+    if result is not None and inspect.isawaitable(result):
         await result
 
 
