@@ -175,7 +175,7 @@ def frame(kind: int, flags: int = 0, body: bytes = b"", generation: int = 1) -> 
         (frame(77), "77"),
         (frame(VALUE, BESIDE, b"\0"), "a body of 1 bytes cannot hold a table"),
         (frame(VALUE, BESIDE, b"\xff" * 30), "a table of 4294967295 places"),
-        (frame(VALUE, BESIDE, b"\1\0\0\0" + bytes(24)), "unavailable"),
+        (frame(VALUE, BESIDE, b"\1\0\0\0" + bytes(25)), "unavailable"),
         (frame(READY, 0, b"not a pickle"), "invalid load key"),
         (frame(NONE, generation=1 << 40), None),
     ],
