@@ -12,7 +12,6 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, TypeVarTuple, final
 
-import attrs
 import trio
 from outcome import Error, Outcome, capture
 from trio.lowlevel import (
@@ -26,14 +25,12 @@ from trio.lowlevel import (
 from trioipc._errors import (
     LocalProtocolError,
     OperationNotFoundError,
-    RequestCancelledError,
-    RequestTimeoutError,
 )
 from trioipc.memory.state import SharedCancellation
+from trioipc.pool._admission import wait_for_room
 from trioipc.pool._block import block
-from trioipc.pool._dispatch import Dispatcher, again
+from trioipc.pool._dispatch import Dispatcher
 from trioipc.pool._options import Options, count, module_names, one_of, seconds
-from trioipc.pool._payload import function_name
 from trioipc.pool._process import ProcessEngine, refuse_nested
 from trioipc.pool._progress import Sampler
 from trioipc.pool._request import PoolRequest, Terms
@@ -229,7 +226,8 @@ class WorkerPool:
             fn, timeout, queue_timeout, priority, cancellation, max_retries, idempotent, grace
         )
         if self._dispatcher.scheduler.is_full():
-            terms = await self._wait_for_room(fn, terms)
+            terms = await wait_for_room(self._dispatcher, fn, terms)
+            self._check_home()
         call = self._prepare(fn, args)
         request: PoolRequest[T] = PoolRequest(self._dispatcher, fn, call, terms)
         return await self._perform(request, on_progress)
@@ -294,51 +292,6 @@ class WorkerPool:
             return error
         return None
 
-    async def _wait_for_room(self, fn: object, terms: Terms) -> Terms:
-        """Wait until the queue takes one more; the queue clock runs meanwhile."""
-        dispatcher = self._dispatcher
-        until = trio.current_time() + min(terms.queue_timeout, terms.total_timeout)
-        clock = "queue" if terms.queue_timeout <= terms.total_timeout else "total"
-        failure = dispatcher.last_failure
-        dispatcher.on_demand()
-        with trio.CancelScope(deadline=until) as scope:
-            if terms.cancellation is not None:
-                dispatcher.sampler.watch(scope, terms.cancellation, scope.cancel)
-            try:
-                while dispatcher.scheduler.is_full() and not dispatcher.closed:
-                    await dispatcher.room.park()
-                    if dispatcher.last_failure not in (None, failure):
-                        raise again(dispatcher.last_failure)
-            finally:
-                dispatcher.sampler.forget(scope)
-        if scope.cancelled_caught:
-            dispatcher.offer_room()  # which it may have been given
-            error = self._ended_outside(terms, clock, timed_out=trio.current_time() >= until)
-            error.add_note(
-                f"trioipc: request of {function_name(fn)}, which had no place in the queue"
-            )
-            raise error
-        self._check_home()
-        left = max(0.0, until - trio.current_time())
-        if clock == "queue":
-            return attrs.evolve(terms, queue_timeout=left)
-        return attrs.evolve(terms, total_timeout=left)
-
-    def _ended_outside(
-        self, terms: Terms, clock: str, *, timed_out: bool
-    ) -> RequestTimeoutError | RequestCancelledError:
-        """Count a request that ended before it had a place in the queue, and make its error."""
-        dispatcher = self._dispatcher
-        dispatcher.ended += 1
-        if timed_out:
-            dispatcher.errors += 1
-            limit = min(terms.queue_timeout, terms.total_timeout)
-            return RequestTimeoutError(f"the queue was full for {limit} s", clock=clock)
-        dispatcher.cancelled += 1
-        reason = None if terms.cancellation is None else terms.cancellation.reason()
-        text = "the request was cancelled by its SharedCancellation while the queue was full"
-        return RequestCancelledError(text + (f": {reason}" if reason else ""), reason=reason)
-
     @block
     async def open_request(
         self,
@@ -365,7 +318,8 @@ class WorkerPool:
             fn, timeout, queue_timeout, priority, cancellation, max_retries, idempotent, grace
         )
         if self._dispatcher.scheduler.is_full():
-            terms = await self._wait_for_room(fn, terms)
+            terms = await wait_for_room(self._dispatcher, fn, terms)
+            self._check_home()
         request: PoolRequest[T] = PoolRequest(self._dispatcher, fn, self._prepare(fn, args), terms)
         request._over = trio.Event()
         request._wants_progress = True
@@ -439,7 +393,8 @@ class WorkerPool:
         )
         arguments = (message.channel, message.type, message.payload, message.id)
         if self._dispatcher.scheduler.is_full():
-            terms = await self._wait_for_room(registry.perform, terms)
+            terms = await wait_for_room(self._dispatcher, registry.perform, terms)
+            self._check_home()
         call = self._prepare(registry.perform, arguments)
         request: PoolRequest[object] = PoolRequest(
             self._dispatcher, registry.perform, call, terms, message.id or None
