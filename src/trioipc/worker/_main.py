@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 
 from trioipc import __version__
-from trioipc._errors import WorkerStartError
 from trioipc.worker._wires import Ticket, report, take_over
 
 
@@ -21,6 +20,8 @@ def retire() -> bool:
 def serve(ticket: Ticket) -> None:
     """Serve the parent until it closes the pipe; this is the one call a worker process gets."""
     if ticket.version != __version__:
+        from trioipc._errors import WorkerStartError
+
         raise WorkerStartError(
             f"the worker found trioipc {__version__}, its parent is {ticket.version}"
         )

@@ -28,11 +28,12 @@ from trioipc.memory._board import (
     write_text,
 )
 from trioipc.memory._segment import Segment, create
-from trioipc.memory.state import SharedCancellation, SharedProgress
 
 if TYPE_CHECKING:
     import contextvars
     from collections.abc import Iterator
+
+    from trioipc.memory.state import SharedCancellation, SharedProgress
 
 
 @final
@@ -73,6 +74,8 @@ class CurrentRequest:
     def progress(self) -> SharedProgress:
         """What the caller sees as progress. Write to it; it starts at 0 of 100."""
         if self._progress is None:
+            from trioipc.memory.state import SharedProgress  # not before a worker is ready
+
             self._progress = SharedProgress._over(self._cells[DONE : TOTAL + 1])
         return self._progress
 
@@ -80,6 +83,8 @@ class CurrentRequest:
     def cancellation(self) -> SharedCancellation:
         """Whether the request is cancelled, and why. Only the caller can set it."""
         if self._cancellation is None:
+            from trioipc.memory.state import SharedCancellation
+
             self._cancellation = SharedCancellation._over(
                 self._cells[CANCEL : REASON + 11], self._generation, REASON - CANCEL
             )
