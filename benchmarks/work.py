@@ -10,11 +10,6 @@ def nothing() -> None:
     """Return at once: what remains is the cost of the call."""
 
 
-def answer() -> int:
-    """Return something."""
-    return 42
-
-
 def pure_python(turns: int) -> int:
     """Compute: the same work however many compute beside it."""
     total = 0
