@@ -70,6 +70,11 @@ class FakeCall:
     def __attrs_post_init__(self) -> None:
         self.loads = self.loading is not None
 
+    held: int = attrs.field(default=0, init=False)
+
+    async def feed(self) -> None:
+        """Do nothing."""
+
     async def load(self) -> None:
         """Take as long as it was told."""
         if isinstance(self.loading, BaseException):
@@ -181,7 +186,7 @@ class FakeEndpoint(Endpoint):
         if cells[CANCEL] == generation:
             answer = FakeAnswer("skipped")
         else:
-            request = CurrentRequest(cells, generation, f"fake-{serial}", shared=False)
+            request = CurrentRequest(cells, generation, f"fake-{serial}")
             set_context_request(request)
             answer = await self._perform(call, slot)
             request._end()

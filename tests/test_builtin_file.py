@@ -48,7 +48,7 @@ class WatchedCells:
 
 def call_watched(cells: WatchedCells, function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function as the request of a slot."""
-    request = CurrentRequest(cells, 1, "test", shared=False)  # type: ignore[arg-type]
+    request = CurrentRequest(cells, 1, "test")  # type: ignore[arg-type]
 
     def call() -> Any:
         set_context_request(request)

@@ -39,7 +39,7 @@ def make_request(cancel: int = 0) -> CurrentRequest:
     """Make a request whose cancel word may be set."""
     cells = memoryview(bytearray(SLOT * 8)).cast("Q")
     cells[CANCEL] = cancel
-    return CurrentRequest(cells, GENERATION, "test-1", shared=False)
+    return CurrentRequest(cells, GENERATION, "test-1")
 
 
 class Placement:

@@ -342,7 +342,7 @@ async def test_no_memory_for_arguments(pool: WorkerPool, monkeypatch: pytest.Mon
         raise OSError(28, "no space left")
 
     with monkeypatch.context() as patch:
-        patch.setattr("trioipc.pool._payload.create", refuse)
+        patch.setattr("trioipc.memory._arena.create", refuse)
         with pytest.raises(OSError, match="no space left"):
             await pool.run(jobs.echo, bytes(100_000))
     assert await pool.run(jobs.echo, bytes(100_000)) == bytes(100_000)

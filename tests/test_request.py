@@ -47,7 +47,7 @@ def cells() -> memoryview:
 @pytest.fixture
 def request_(cells: memoryview) -> CurrentRequest:
     """Provide a request over that slot."""
-    return CurrentRequest(cells, 5, "name", shared=False)
+    return CurrentRequest(cells, 5, "name")
 
 
 # ---- what the slot shows

@@ -17,11 +17,13 @@ import os
 import secrets
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import attrs
 
 from trioipc.builtin._files import remove_spare
+from trioipc.memory._arena import is_lendable
+from trioipc.memory._ring import WIDE_ROOM, WIDE_STEP, WORTH_A_RING, Streamed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer  # of collections.abc from 3.12 on
 
+    from trioipc.memory._ring import RingReader
     from trioipc.memory.state import SharedCancellation
     from trioipc.pool.pool import Callback
     from trioipc.protocol._messages import Priority
@@ -77,6 +80,19 @@ def source_of(source: Source) -> memoryview | str:
     if isinstance(source, str | os.PathLike):
         return _absolute(source, "source")
     return view_of(source, "source")
+
+
+def sent(source: memoryview | str, *, slowly: bool = False) -> memoryview | RingReader | str:
+    """Return a source as it is sent: large bytes go through a ring, as they are read.
+
+    Args:
+      source: From `source_of`.
+      slowly: Whether its reader takes longer than a copy does.
+    """
+    if isinstance(source, str) or len(source) < WORTH_A_RING or is_lendable(source):
+        return source
+    ring = Streamed(source, WIDE_STEP, WIDE_ROOM) if slowly else Streamed(source)
+    return cast("RingReader", ring)  # which it becomes where it arrives
 
 
 def view_of(value: object, name: str) -> memoryview:

@@ -148,6 +148,7 @@ async def open_worker_bridge(
     start_timeout: float = 30.0,
     max_retries: int = 2,
     max_queue: float = math.inf,
+    max_arena_bytes: float = 256 << 20,
     grace: float = 1.0,
     drain_timeout: float = math.inf,
     progress_interval: float = 0.05,
@@ -171,6 +172,7 @@ async def open_worker_bridge(
       start_timeout: Seconds that a worker may take to start.
       max_retries: How often an operation is tried again after a crash.
       max_queue: How many requests may wait.
+      max_arena_bytes: How many bytes of shared memory are kept warm.
       grace: Seconds for each rung of the cancel ladder.
       drain_timeout: Seconds that the block waits at its end for what is still under way.
       progress_interval: Seconds between two progress values, at least.
@@ -197,6 +199,7 @@ async def open_worker_bridge(
         "start_timeout": start_timeout,
         "max_retries": max_retries,
         "max_queue": max_queue,
+        "max_arena_bytes": max_arena_bytes,
         "grace": grace,
         "drain_timeout": drain_timeout,
         "progress_interval": progress_interval,

@@ -13,6 +13,7 @@ from trioipc.bridge._arguments import (
     bytes_of,
     destination_of,
     result_of,
+    sent,
     size_of,
     source_of,
     spare_removed,
@@ -147,7 +148,7 @@ class CryptoBridge:
         with spare_removed(target) as (path, spare):
             result = await self._run(
                 builtin.encrypt_file,
-                checked_source,
+                sent(checked_source),
                 checked_key,
                 checked_nonce,
                 _associated(associated_data),
@@ -251,7 +252,7 @@ class CryptoBridge:
         with spare_removed(target) as (path, spare):
             result = await self._run(
                 builtin.decrypt_file,
-                checked_source,
+                sent(checked_source),
                 checked_key,
                 checked_nonce,
                 _associated(associated_data),
@@ -298,7 +299,7 @@ class CryptoBridge:
         """
         return await self._run(
             builtin.hash_file,
-            source_of(source),
+            sent(source_of(source), slowly=True),
             on_progress=on_progress,
             timeout=timeout,
             queue_timeout=queue_timeout,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal, final, get_args
 
 import attrs
 
-from trioipc.bridge._arguments import Source, source_of
+from trioipc.bridge._arguments import Source, sent, source_of
 from trioipc.builtin import file as builtin
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class FileBridge:
             raise ValueError(f"algorithm must be one of {names}, not {algorithm!r}")
         digest = await self._run(
             builtin.hash_file,
-            source_of(source),
+            sent(source_of(source), slowly=True),
             algorithm,
             on_progress=on_progress,
             timeout=timeout,

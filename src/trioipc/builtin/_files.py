@@ -23,6 +23,9 @@ import sys
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Protocol, final
 
+from trioipc.memory._ring import RingReader
+from trioipc.worker.request import current_request
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -53,6 +56,9 @@ class Source(Protocol):
     size: int
     """How many there are; of a file, when it was opened."""
 
+    def expect(self, passes: int) -> None:
+        """Say, before the first step, how often all steps will be asked for; once if not said."""
+
     def steps(self, length: int) -> Iterator[memoryview]:
         """Read from the start, at most ``length`` bytes at a time.
 
@@ -68,6 +74,9 @@ class BufferSource:
         self._buffer = buffer
         self.size = len(buffer)
 
+    def expect(self, passes: int) -> None:
+        """Do nothing: they stay."""
+
     def steps(self, length: int) -> Iterator[memoryview]:
         """Slice; nothing is copied."""
         for start in range(0, self.size, length):
@@ -82,6 +91,9 @@ class FileSource:
         self._descriptor = descriptor
         self.size = size
 
+    def expect(self, passes: int) -> None:
+        """Do nothing: a file can be read again."""
+
     def steps(self, length: int) -> Iterator[memoryview]:
         """Read until the end of the file, into one buffer."""
         buffer = memoryview(bytearray(length))
@@ -92,12 +104,16 @@ class FileSource:
 
 
 @contextmanager
-def open_source(source: memoryview | str) -> Iterator[Source]:
-    """Open a buffer or, by its path, a regular file.
+def open_source(source: memoryview | RingReader | str) -> Iterator[Source]:
+    """Open a buffer, a ring or, by its path, a regular file.
 
     Raises:
       OSError: if the file cannot be opened, or is a folder, a pipe or a device.
     """
+    if isinstance(source, RingReader):
+        source.checkpoint = current_request().checkpoint
+        yield source
+        return
     if not isinstance(source, str):
         # A message may bring bytes, since only calls of the bridge are sure to be a view.
         yield BufferSource(memoryview(source))
@@ -209,7 +225,8 @@ class MemoryOutput:
 
     def __init__(self, request: CurrentRequest, size: int) -> None:
         self._request = request
-        self._view = request.allocate(size)
+        # All of it is written before it is shown, so it need not be blank.
+        self._view = request._allocate(size, blank=False)
         self._end = 0
 
     def room(self, count: int) -> memoryview:
@@ -220,7 +237,7 @@ class MemoryOutput:
         return self._view[self._end : end]
 
     def _grow(self, size: int) -> None:
-        smaller, self._view = self._view, self._request.allocate(size)
+        smaller, self._view = self._view, self._request._allocate(size, blank=False)
         self._view[: self._end] = smaller[: self._end]
         self._wipe(smaller)
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     )
 
     from trioipc.builtin._files import Output, Source
+    from trioipc.memory._ring import RingReader
 
 # Calls of 2 KiB and more let go of the GIL. A step is also a progress value and a cancel point:
 # 1 MiB takes about 0.06 ms, and smaller steps were slower.
@@ -44,14 +45,14 @@ MAX_PLAINTEXT = 2**36 - 32
 
 
 @operation(channel="crypto", idempotent=True)
-def hash_file(source: memoryview | str) -> str:
+def hash_file(source: memoryview | RingReader | str) -> str:
     """Hash a buffer or the file of that absolute path with SHA-256; return it in hex."""
     return file.hash_file(source, "SHA-256")
 
 
 @operation(channel="crypto", idempotent=True)
 def encrypt_file(
-    source: memoryview | str,
+    source: memoryview | RingReader | str,
     key: bytes,
     nonce: bytes,
     associated_data: memoryview | None = None,
@@ -91,7 +92,7 @@ def encrypt_file(
 
 @operation(channel="crypto", idempotent=True)
 def decrypt_file(
-    source: memoryview | str,
+    source: memoryview | RingReader | str,
     key: bytes,
     nonce: bytes,
     associated_data: memoryview | None = None,
@@ -123,6 +124,7 @@ def decrypt_file(
         refuse_too_long(size)
         with open_output(request, size, destination, spare) as output:
             outputs = [Nowhere(), output] if output.visible else [output]
+            opened.expect(len(outputs))
             meter = Meter(request, opened.size * len(outputs))
             for each in outputs:
                 _decrypt(opened, meter, key, nonce, associated_data, each)

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from trioipc.memory._ring import RingReader
+
 # hashlib lets go of the GIL for each call from 2 KiB on. A step is also a progress value and a
 # cancel point: 256 KiB take 0.15 ms of SHA-256, and fit into the second level of cache.
 STEP = 256 << 10
@@ -22,7 +24,7 @@ ALGORITHMS: dict[str, Callable[[], Any]] = {"SHA-256": hashlib.sha256, "SHA-512"
 
 
 @operation(channel="file", idempotent=True)
-def hash_file(source: memoryview | str, algorithm: str = "SHA-256") -> str:
+def hash_file(source: memoryview | RingReader | str, algorithm: str = "SHA-256") -> str:
     """Hash a buffer or the file of that absolute path.
 
     Args:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, final
 
 import attrs
 import trio
+from outcome import Error
 from trio.lowlevel import enable_ki_protection
 
 from trioipc._errors import RequestCancelledError, RequestTimeoutError, WorkerStartError
@@ -166,23 +167,35 @@ class Dispatcher:
 
     @enable_ki_protection
     async def _load(self, request: Request, scope: trio.CancelScope) -> None:
-        """Copy the request's buffers, in its own nursery."""
-        error: OSError | None = None
+        """Copy the request's buffers, in its own nursery; some while it is already running."""
         with scope:
             try:
                 await request._call.load()
-            except OSError as reason:
-                error = reason
-        if request._loader is not scope:  # it was cancelled, or has moved on
-            return
-        request._loader = None
-        if error is not None:
+                if request._loader is scope:  # it was not cancelled, nor moved on
+                    assert request._worker is not None
+                    self._post(request, request._worker)
+                    await request._call.feed()
+            except Exception as error:
+                if request._loader is scope:
+                    self._fail(request, error)
+
+    def _fail(self, request: Request, error: Exception) -> None:
+        """End a request whose buffers could not be copied."""
+        if request._state == "loading":
+            request._loader = None
             self._give_back(request)
             request._failure = error
             self._end(request, "end")
-        elif not scope.cancelled_caught:
-            assert request._worker is not None
-            self._post(request, request._worker)
+            self.assign()
+        else:
+            request._resolve(Error(error))
+
+    def _stop_loading(self, request: Request) -> None:
+        """Copy no more for a request, and let go of what was copied."""
+        if request._loader is not None:
+            request._loader.cancel()
+            request._loader = None
+        request._call.drop()
 
     def _post(self, request: Request, worker: PoolWorker) -> None:
         request._state = REQUEST[request._state]["send"]
@@ -193,14 +206,19 @@ class Dispatcher:
         if terms.guarded:
             request._posted_at = trio.current_time()
             self._arm_posted(request)
-        endpoint.post(
-            request._call,
-            request._slot,
-            request._generation,
-            request._serial,
-            terms.timeout,
-            request._submitted_at,
-        )
+        try:
+            endpoint.post(
+                request._call,
+                request._slot,
+                request._generation,
+                request._serial,
+                terms.timeout,
+                request._submitted_at,
+            )
+        except OSError as error:  # no memory for what is big in it
+            self._give_back(request)
+            request._failure = error
+            self._end(request, "end")
 
     def answered(self, worker: PoolWorker, generation: int, answer: Answer) -> None:
         """Take an answer in."""
@@ -251,6 +269,7 @@ class Dispatcher:
             self.errors += tally == "error"
             self.cancelled += tally == "cancelled"
         request._worker = None
+        self._stop_loading(request)
         request._end()
         if self.room:
             self.offer_room()
@@ -274,9 +293,6 @@ class Dispatcher:
             self.scheduler.discard(request, request._terms.priority)
             self._end(request, "cancel")
         elif request._state == "loading":
-            assert request._loader is not None
-            request._loader.cancel()
-            request._loader = None
             self._give_back(request)
             self._end(request, "cancel")
             self.assign()
@@ -445,16 +461,14 @@ class Dispatcher:
 
     def _move_on(self, request: Request) -> None:
         """Let a request that had not begun wait for another worker."""
-        if request._loader is not None:
-            request._loader.cancel()
-            request._loader = None
-        elif request._state == "sent":
+        if request._state == "sent":
             request._attempts -= 1
         request._moves += 1
         self._requeue(request)
 
     def _requeue(self, request: Request) -> None:
         request._step("requeue")
+        self._stop_loading(request)
         self.scheduler.put_back(request, request._terms.priority)
         self._arm(request, min(request._queue_expires, request._expires))
 
@@ -494,9 +508,6 @@ class Dispatcher:
 
     def _abort_held(self, request: Request, worker: PoolWorker) -> None:
         if request._state == "loading":
-            if request._loader is not None:
-                request._loader.cancel()
-                request._loader = None
             self._give_back(request)
             request._failure = _aborted()
             self._end(request, "end")

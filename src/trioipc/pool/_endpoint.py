@@ -5,8 +5,8 @@ Nothing above it may know which it is talking to. An `Engine` prepares calls and
 
 Rules:
 
-- Everything here but `Endpoint.live` is synchronous, never blocks, and does not raise when the
-  worker is gone: `live` will say so soon enough.
+- What endpoints do, but for `Endpoint.live`, is synchronous, never blocks, and does not raise when
+  the worker is gone: `live` will say so soon enough.
 - A call that was posted is answered exactly once through ``hear``, or `live` returns without an
   answer to it, which means that it died with the worker.
 """
@@ -17,12 +17,15 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Protocol
 
 import attrs
+import trio
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
     from outcome import Outcome
+
+    from trioipc.pool._store import ArenaStatistics
 
 
 @attrs.define  # frozen, it would take three times as long to make, for each request
@@ -62,13 +65,20 @@ class Call(Protocol):
 
     @property
     def loads(self) -> bool:
-        """Whether something must be copied to shared memory before the call can be posted."""
+        """Whether so much must be copied that the event loop needs its turn meanwhile."""
+
+    @property
+    def held(self) -> int:
+        """How many bytes of the pool's memory it takes while it waits."""
 
     async def load(self) -> None:
-        """Copy it. Cancel-safe; may be called again after a cancel."""
+        """Copy it, before the call is posted. After a cancel, or an error: `drop`."""
+
+    async def feed(self) -> None:
+        """Go on copying, after one that `loads` was posted. May be cancelled at any time."""
 
     def drop(self) -> None:
-        """Let go of what `load` made; the call may be loaded again."""
+        """Let go of what was copied; the call may be loaded and posted again."""
 
 
 class Answer(Protocol):
@@ -119,6 +129,21 @@ class Engine(ABC):
         """Return ``(channel, name, idempotent)`` of every operation that the workers know."""
         return ()
 
+    def allocate(self, nbytes: int) -> memoryview:
+        """Return ``nbytes`` of blank memory, such as travel to these workers fastest."""
+        return memoryview(bytearray(nbytes))
+
+    def memory(self) -> ArenaStatistics | None:
+        """Say how much shared memory there is; None if these workers need none."""
+        return None
+
+    async def tend(self) -> None:
+        """Do what is to be done beside the requests, until cancelled."""
+        await trio.sleep_forever()
+
+    async def close(self) -> None:  # noqa: B027 - most have nothing to do
+        """Let go of everything; there are no workers left."""
+
 
 class Endpoint(ABC):
     """One worker."""
@@ -142,6 +167,9 @@ class Endpoint(ABC):
         self, call: Call, slot: int, generation: int, serial: int, limit: float, since: int
     ) -> None:
         """Send a call.
+
+        Raises:
+          OSError: if there is no memory for what is big in it; nothing was sent.
 
         Args:
           call: From `Engine.prepare`, loaded.

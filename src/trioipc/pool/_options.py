@@ -53,6 +53,7 @@ class Options:
     queue_timeout: float = math.inf
     max_retries: int = 2
     max_queue: float = math.inf
+    max_arena_bytes: float = 256 << 20
     grace: float = 1.0
     drain_timeout: float = math.inf
     progress_interval: float = 0.05
@@ -65,6 +66,7 @@ class Options:
         seconds("queue_timeout", self.queue_timeout)
         count("max_retries", self.max_retries, 0, finite=True)
         count("max_queue", self.max_queue, 0)
+        count("max_arena_bytes", self.max_arena_bytes, 0)
         seconds("grace", self.grace)
         seconds("drain_timeout", self.drain_timeout)
         seconds("progress_interval", self.progress_interval)

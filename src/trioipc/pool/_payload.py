@@ -11,8 +11,7 @@ import trio
 from outcome import Error, Value
 
 from trioipc._errors import PayloadError, RequestExitError
-from trioipc.memory._segment import Segment, create
-from trioipc.memory._travel import next_number
+from trioipc.pool._cargo import COPY_STEP, Cargo, is_big
 from trioipc.protocol._codec import (
     BYTEARRAY,
     BYTES,
@@ -29,22 +28,18 @@ from trioipc.protocol._codec import (
     encode,
     lift,
     payload_error,
-    with_places,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
     from typing import Any
 
     from outcome import Outcome
 
+    from trioipc.memory._segment import Segment
+    from trioipc.pool._beside import ParentBeside
+    from trioipc.pool._store import Store
     from trioipc.protocol._codec import Buffer
-
-# How much the parent copies between two checkpoints: 0.06 ms warm, 0.3 ms cold.
-COPY_STEP = 512 << 10
-
-# A cache line: no two buffers share one.
-_ALIGNMENT = 64
 
 # The call of a function without arguments has nothing to send but the function's number.
 NO_ARGUMENTS = Encoded(b"")
@@ -52,60 +47,67 @@ NO_ARGUMENTS = Encoded(b"")
 
 @final
 class ProcessCall:
-    """A pickled call; its big buffers are copied to shared memory when it has a place."""
+    """A pickled call."""
 
     __slots__ = (
+        "_cargo",
         "_encoded",
+        "_store",
         "body",
         "flags",
         "loads",
         "number",
-        "parcels",
         "pickled_function",
-        "segment",
-        "segment_number",
     )
 
-    def __init__(self, number: int, pickled_function: bytes, encoded: Encoded) -> None:
+    def __init__(
+        self, number: int, pickled_function: bytes, encoded: Encoded, store: Store
+    ) -> None:
         self.number = number
         self.pickled_function = pickled_function
         self._encoded = encoded
+        self._store = store
+        # What of it is in shared memory, if anything is to be.
+        self._cargo: Cargo | None = None
         self.flags = encoded.flags
-        # Of the frame; complete when the buffers have their places.
-        self.body = b"" if encoded.buffers else with_places(encoded, ())
-        self.parcels = encoded.parcels
-        # Whether `load` has something to copy.
-        self.loads = bool(encoded.buffers)
-        self.segment: Segment | None = None
-        self.segment_number = 0
+        # Of the frame, if nothing is beside it.
+        self.body = encoded.body
+        # Whether so much must be copied that the event loop needs its turn meanwhile.
+        self.loads = bool(encoded.buffers) and is_big(encoded.buffers)
+
+    @property
+    def held(self) -> int:
+        """How many bytes of ours it is, while it waits."""
+        return self._encoded.held()
 
     async def load(self) -> None:
-        """Copy the buffers in steps, between which the event loop has its turn."""
-        offsets = []
-        size = 0
-        for buffer in self._encoded.buffers:
-            offsets.append(size)
-            size += -(-len(buffer) // _ALIGNMENT) * _ALIGNMENT
-        segment = create(size)
-        with memoryview(segment.memory) as target:
-            for buffer, offset in zip(self._encoded.buffers, offsets, strict=True):
-                for start in range(0, len(buffer), COPY_STEP):
-                    step = memoryview(buffer)[start : start + COPY_STEP]
-                    target[offset + start : offset + start + len(step)] = step
-                    await trio.lowlevel.checkpoint()
-        number = next_number()
-        places = [
-            (number, offset, len(buffer))
-            for buffer, offset in zip(self._encoded.buffers, offsets, strict=True)
-        ]
-        self.body = with_places(self._encoded, places)
-        self.segment, self.segment_number = segment, number
-        self.loads = False
+        """Copy what is big; see `Call.load`."""
+        cargo = Cargo(self._store, self._encoded)
+        await cargo.load()
+        self._cargo = cargo
+
+    def lend(self, beside: ParentBeside) -> bytes:
+        """Let a worker have what travels beside the frame; return the frame's body.
+
+        Raises:
+          OSError: if there is no memory left.
+        """
+        if self._cargo is None:
+            self._cargo = Cargo(self._store, self._encoded)
+            for _ in self._cargo.copy():
+                pass
+        return self._cargo.lend(beside)
+
+    async def feed(self) -> None:
+        """Go on copying; see `Call.feed`."""
+        if self._cargo is not None:
+            await self._cargo.feed()
 
     def drop(self) -> None:
-        """Let go of the copy."""
-        self.segment = None
-        self.loads = bool(self._encoded.buffers)
+        """Let go of the copies; see `Call.drop`."""
+        if self._cargo is not None:
+            self._cargo.drop()
+            self._cargo = None
 
 
 _KINDS = {
@@ -139,17 +141,17 @@ class ProcessAnswer:
         self,
         kind: int,
         flags: int,
-        body: bytes,
-        views: list[Buffer],
+        views: Sequence[Buffer],
         kinds: list[int],
         segments: dict[int, Segment],
+        body: bytes,
     ) -> None:
         self.kind = _KINDS[kind]
         self.interrupted = bool(flags & INTERRUPTED)
         self._kind = kind
         self._flags = flags
         self._body = body
-        self._views = views
+        self._views = [*views]
         self._kinds = kinds
         self._segments = segments
         self.lands = any(

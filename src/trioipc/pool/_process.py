@@ -9,7 +9,6 @@ How a process lives and dies is in `_host`.
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import os
 import pickle
@@ -24,7 +23,7 @@ import trio_parallel
 from trio.lowlevel import enable_ki_protection
 
 from trioipc import __version__
-from trioipc._errors import IPCError, RemoteProtocolError, WorkerStartError
+from trioipc._errors import IPCError, WorkerStartError
 from trioipc.memory._board import (
     HISTOGRAM,
     HISTOGRAMS,
@@ -35,7 +34,8 @@ from trioipc.memory._board import (
     TOOK,
     board_bytes,
 )
-from trioipc.memory._segment import Segment, adopt, create
+from trioipc.memory._segment import Segment, create
+from trioipc.pool._beside import ParentBeside
 from trioipc.pool._endpoint import Death, Endpoint, Engine, Snapshot
 from trioipc.pool._host import EXIT_SECONDS, Host, lend_thread
 from trioipc.pool._payload import (
@@ -46,6 +46,7 @@ from trioipc.pool._payload import (
     refuse_asynchronous,
 )
 from trioipc.pool._slot import set_cancel, set_limit, snapshot
+from trioipc.pool._store import ArenaStatistics, Store
 from trioipc.pool._wires import Listener, ParentWires, hand_over, listen
 from trioipc.protocol._codec import (
     BESIDE,
@@ -55,23 +56,22 @@ from trioipc.protocol._codec import (
     NONE,
     PICKLE_LIMIT,
     READY,
+    RETURN,
     TO_WORKER,
     VERSION,
     decode,
     define_frame,
     encode,
     lift_arguments,
-    places_of,
     split_frames,
 )
-from trioipc.worker._wires import Ticket, receive_segment, send_segment
+from trioipc.worker._wires import Ticket
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
     from trioipc.pool._endpoint import Answer, Call
-    from trioipc.protocol._codec import Buffer
 
 _READ_SIZE = 64 << 10
 
@@ -90,7 +90,7 @@ _AWAKE_NANOSECONDS = 80_000
 _LESSON = 16
 
 # The answer of a function that returned None.
-_NOTHING = ProcessAnswer(NONE, 0, b"", [], [], {})
+_NOTHING = ProcessAnswer(NONE, 0, [], [], {}, b"")
 
 _GUARD_HINT = (
     "Its own error is on stderr. Most often the main module opens a pool without "
@@ -136,15 +136,21 @@ class ProcessEngine(Engine):
       modules: What each worker loads before it is ready.
       start_timeout: Seconds until a worker that is not ready has failed.
       places: How many requests a worker holds at a time.
+      arena_bytes: How much shared memory for payloads is kept.
     """
 
     name: str
     modules: tuple[str, ...] = ()
     start_timeout: float = 30.0
     places: int = 1
+    arena_bytes: float = 256 << 20
+    store: Store = attrs.field(init=False)
     # {function: its call without arguments, which is always the same}
     _functions: dict[Any, ProcessCall] = attrs.field(factory=dict, init=False)
     known_operations: tuple[tuple[str, str, bool], ...] = attrs.field(default=(), init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.store = Store(self.arena_bytes)
 
     def prepare(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Call:
         """Pickle a call; see `Engine.prepare`."""
@@ -159,7 +165,7 @@ class ProcessEngine(Engine):
                 raise cannot_pickle(function, (), error) from error
             if len(pickled) > PICKLE_LIMIT:  # more than a frame holds
                 return self._prepare_inline(function, arguments)
-            known = ProcessCall(len(self._functions), pickled, NO_ARGUMENTS)
+            known = ProcessCall(len(self._functions), pickled, NO_ARGUMENTS, self.store)
             self._functions[function] = known
         if not arguments:
             return known
@@ -167,14 +173,15 @@ class ProcessEngine(Engine):
             encoded = encode(lift_arguments(arguments))
         except (Exception, SystemExit) as error:
             raise cannot_pickle(function, arguments, error) from error
-        return ProcessCall(known.number, known.pickled_function, encoded)
+        return ProcessCall(known.number, known.pickled_function, encoded, self.store)
 
     def _prepare_inline(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Call:
         if not callable(function):
             raise TypeError(f"the function must be callable, not {type(function).__name__}")
         refuse_asynchronous(function)
         try:
-            return ProcessCall(INLINE, b"", encode((function, lift_arguments(arguments))))
+            encoded = encode((function, lift_arguments(arguments)))
+            return ProcessCall(INLINE, b"", encoded, self.store)
         except (Exception, SystemExit) as error:
             raise cannot_pickle(function, arguments, error) from error
 
@@ -185,6 +192,22 @@ class ProcessEngine(Engine):
     def operations(self) -> tuple[tuple[str, str, bool], ...]:
         """Return what the last worker that became ready has registered."""
         return self.known_operations
+
+    def allocate(self, nbytes: int) -> memoryview:
+        """Return memory that workers see as well; see `Engine.allocate`."""
+        return self.store.allocate(nbytes)
+
+    async def tend(self) -> None:
+        """Keep the shared memory in order; see `Engine.tend`."""
+        await self.store.tend()
+
+    async def close(self) -> None:
+        """Let go of the shared memory."""
+        await self.store.close()
+
+    def memory(self) -> ArenaStatistics:
+        """Say how much shared memory there is."""
+        return self.store.statistics()
 
 
 @final
@@ -204,6 +227,7 @@ class ProcessEndpoint(Endpoint):
         self._was_quick = False
         self._lesson = 0
         self._wires: ParentWires | None = None
+        self._beside: ParentBeside | None = None
         self._connected = trio.Event()
         self._started = trio.Event()
         self._start_scope = trio.CancelScope()
@@ -215,7 +239,6 @@ class ProcessEndpoint(Endpoint):
         self._closing = False
         self._closed = trio.Event()
         self._rest = b""
-        self._received: dict[int, Segment] = {}  # {number: segment of an answer to come}
 
     def _lay_out(self, cells: memoryview) -> None:
         places = self._engine.places
@@ -291,6 +314,7 @@ class ProcessEndpoint(Endpoint):
         except BaseException:
             control.close()
             raise
+        self._beside = ParentBeside(self._engine.store, control, self._send, self._is_at_rest)
         board.release()
         self._connected.set()
         nursery.start_soon(self._read)
@@ -322,6 +346,9 @@ class ProcessEndpoint(Endpoint):
         return error
 
     def _release(self) -> None:
+        if self._beside is not None:
+            self._beside.close()
+            self._beside = None
         if self._wires is not None:
             self._wires.close()
         # What it wrote can still be read, but from a copy: a map holds a descriptor.
@@ -391,75 +418,52 @@ class ProcessEndpoint(Endpoint):
             self._ready()
             return
         else:
-            views: list[Buffer] = []
-            kinds: list[int] = []
-            segments: dict[int, Segment] = {}
-            if flags & BESIDE:
-                places, numbers, body = places_of(body, flags)
-                views = [self._at(*place[:3]) for place in places]
-                kinds = [place[3] for place in places]
-                segments = {number: self._receive(number) for number in numbers}
-                self._received.clear()
-            answer = ProcessAnswer(kind, flags, body, views, kinds, segments)
+            assert self._beside is not None
+            if kind == RETURN:
+                self._beside.returned(generation)
+                return
+            answer = ProcessAnswer(kind, flags, *self._beside.take_in(body, flags))
         self._heard_at = time.perf_counter_ns()
         self._was_quick = self._slots[slot][TOOK] < _QUICK_NANOSECONDS
         if self._lesson:
             self._lesson -= 1
         self._hear(generation, answer)
 
-    def _receive(self, number: int) -> Segment:
-        assert self._wires is not None
-        while number not in self._received:
-            arrived, size, descriptor = receive_segment(self._wires.control)
-            try:
-                self._received[arrived] = adopt(descriptor, size)
-            except ValueError as error:
-                raise RemoteProtocolError(str(error)) from error
-        return self._received[number]
-
-    def _at(self, number: int, offset: int, length: int) -> memoryview:
-        segment = self._receive(number)
-        segment.release()
-        if offset + length > segment.size:
-            raise RemoteProtocolError(
-                f"{length} bytes at {offset} of a segment of {segment.size} bytes"
-            )
-        return memoryview(segment.memory)[offset : offset + length]
+    def _is_at_rest(self) -> bool:
+        cells, over = self._last
+        return cells[STATE] == over
 
     def post(
         self, call: Call, slot: int, generation: int, serial: int, limit: float, since: int
     ) -> None:
         """Send a call in one write, or leave the rest to the writer; see `Endpoint.post`."""
         assert type(call) is ProcessCall
+        wires, beside = self._wires, self._beside
+        if wires is None or beside is None or wires.calls < 0:
+            return
+        body = call.lend(beside) if call.flags & BESIDE else call.body
         cells = self._slots[slot]
         set_limit(cells, limit)
         cells[SUBMITTED_AT] = since
         self._last = cells, generation << 2 | OVER
         self._posted_at = since
-        body, number = call.body, call.number
+        number = call.number
         frame = TO_WORKER.pack(len(body), CALL, call.flags, slot, number, generation, serial)
         if body:
             frame += body
         if number not in self._known:
             self._known.add(number)
             frame = define_frame(number, call.pickled_function) + frame
-        wires = self._wires
-        if wires is None or wires.calls < 0:
-            return
-        if call.segment is not None:
-            with contextlib.suppress(OSError):  # it is dying; `live` will say so
-                send_segment(wires.control, call.segment_number, call.segment)
-        for segment_number, parcel in call.parcels:
-            with contextlib.suppress(OSError):
-                send_segment(wires.control, segment_number, parcel)
-        self._send(wires.calls, frame)
+        self._send(beside.frames() + frame)
 
-    def _send(self, calls: int, frame: bytes) -> None:
+    def _send(self, frame: bytes) -> None:
         if self._unsent:
             self._unsent.append(frame)
             return
+        if self._wires is None or self._wires.calls < 0:
+            return
         try:
-            written = os.write(calls, frame)
+            written = os.write(self._wires.calls, frame)
         except BlockingIOError:
             written = 0
         except OSError:  # it is dying; `live` will say so

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Generic, Literal, TypeAlias, TypeVar, final
 import attrs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from trioipc.protocol._messages import Priority
 
@@ -46,10 +46,16 @@ class Scheduler(Generic[R, W]):
         equals, the one that has been idle longest; ``"round-robin"`` goes round, skipping full
         ones.
       max_waiting: How many requests may wait.
+      max_weight: How heavy they may be together; one that makes them heavier still may wait.
+      weigh: Says how heavy one is.
     """
 
     _strategy: StrategyName = "least-busy"
     _max_waiting: float = math.inf
+    _max_weight: float = math.inf
+    _weigh: Callable[[R], int] = lambda _: 0
+    # Of all that wait.
+    _weight: int = attrs.field(default=0, init=False)
     # An OrderedDict so that one that is cancelled leaves at once. {request: None}
     _high: OrderedDict[R, None] = attrs.field(factory=OrderedDict, init=False)
     _normal: OrderedDict[R, None] = attrs.field(factory=OrderedDict, init=False)
@@ -85,21 +91,22 @@ class Scheduler(Generic[R, W]):
         """Say whether one more request would have to be refused."""
         if self._held < self._places:
             return False
-        return self.waiting >= self._max_waiting
+        return self.waiting >= self._max_waiting or self._weight > self._max_weight
 
     def add(self, request: R, priority: Priority) -> None:
         """Let ``request`` wait, behind those of its priority."""
         self._queues[priority][request] = None
+        self._weight += self._weigh(request)
 
     def put_back(self, request: R, priority: Priority) -> None:
         """Let ``request`` wait again, before those of its priority."""
-        queue = self._queues[priority]
-        queue[request] = None
-        queue.move_to_end(request, last=False)
+        self.add(request, priority)
+        self._queues[priority].move_to_end(request, last=False)
 
     def discard(self, request: R, priority: Priority) -> None:
         """Forget a request that waits; one that does not wait is fine too."""
-        self._queues[priority].pop(request, None)
+        if self._queues[priority].pop(request, self) is None:
+            self._weight -= self._weigh(request)
 
     def requests(self) -> Iterator[R]:
         """Yield those that wait, in the order in which they will be served."""
@@ -132,7 +139,7 @@ class Scheduler(Generic[R, W]):
         """
         if self._held < self._places and not (self._high or self._normal or self._low):
             return self._take_place()
-        self._queues[priority][request] = None
+        self.add(request, priority)
         return None
 
     def next_pair(self) -> tuple[W, R] | None:
@@ -143,6 +150,7 @@ class Scheduler(Generic[R, W]):
         if not queue:
             return None
         request, _ = queue.popitem(last=False)
+        self._weight -= self._weigh(request)
         return self._take_place(), request
 
     def _take_place(self) -> W:

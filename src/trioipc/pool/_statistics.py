@@ -11,6 +11,7 @@ from trioipc.memory._board import HISTOGRAM, HISTOGRAM_MAXIMUM, HISTOGRAMS, QUEU
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from trioipc.pool._store import ArenaStatistics
     from trioipc.protocol._lifecycle import WorkerState
 
 
@@ -93,6 +94,9 @@ class PoolStatistics:
 
     workers: tuple[WorkerInfo, ...]
     """The workers there are."""
+
+    arena: ArenaStatistics | None = None
+    """The shared memory that payloads travel in; None for threads, which need none."""
 
 
 class TimeCounts:

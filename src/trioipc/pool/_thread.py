@@ -35,6 +35,7 @@ from trioipc.memory._board import (
     WHOLE,
     count,
 )
+from trioipc.memory._ring import Streamed
 from trioipc.pool._endpoint import Death, Endpoint, Engine, Snapshot
 from trioipc.pool._payload import exit_error, refuse_asynchronous
 from trioipc.pool._slot import set_cancel, set_limit, snapshot
@@ -58,8 +59,12 @@ class ThreadCall:
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
     loads: bool = attrs.field(default=False, init=False)
+    held: int = attrs.field(default=0, init=False)
 
     async def load(self) -> None:
+        """Do nothing."""
+
+    async def feed(self) -> None:
         """Do nothing."""
 
     def drop(self) -> None:
@@ -109,7 +114,10 @@ class ThreadEngine(Engine):
         if not callable(function):
             raise TypeError(f"the function must be callable, not {type(function).__name__}")
         refuse_asynchronous(function)
-        return ThreadCall(function, arguments)
+        # Threads need no ring: they see the source itself.
+        return ThreadCall(
+            function, tuple([a.source if type(a) is Streamed else a for a in arguments])
+        )
 
     def endpoint(self) -> Endpoint:
         """Make a worker thread, not started yet."""
@@ -158,7 +166,7 @@ class ThreadEndpoint(Endpoint):
         cells[STATE] = generation << 2 | RUNNING
         if cells[CANCEL] == generation:
             return ThreadAnswer("skipped", None)
-        request = CurrentRequest(cells, generation, f"{self._name}-{serial}", shared=False)
+        request = CurrentRequest(cells, generation, f"{self._name}-{serial}")
         set_context_request(request)
         try:
             return ThreadAnswer("value", call.function(*call.arguments))

@@ -72,7 +72,12 @@ class WorkerPool:
         self._dispatcher = Dispatcher(
             options.name,
             engine,
-            Scheduler(options.strategy, options.max_queue),
+            Scheduler(
+                options.strategy,
+                options.max_queue,
+                options.max_arena_bytes,
+                lambda request: request._call.held,
+            ),
             Sampler(options.progress_interval),
             options.size,
             self._check_run,
@@ -431,6 +436,22 @@ class WorkerPool:
         await self._supervisor.wait_ready(self._options.size)
         await trio.lowlevel.checkpoint()
 
+    @enable_ki_protection
+    def allocate(self, nbytes: int) -> memoryview:
+        """Return ``nbytes`` of writable memory, all zero, that workers see without a copy.
+
+        Read a file straight into it, and pass it, or slices of it, as arguments of this pool's
+        requests; they arrive as a memoryview. It is yours until its last view is gone: do not
+        change it while a request uses it.
+
+        Raises:
+          ValueError: if ``nbytes`` is negative.
+          OSError: if there is no memory or descriptor left.
+          trio.ClosedResourceError: if the pool is closed.
+        """
+        self._check_home()
+        return self._dispatcher.engine.allocate(int(count("nbytes", nbytes, 0, finite=True)))
+
     def statistics(self) -> PoolStatistics:
         """Return what the pool has done and does."""
         dispatcher = self._dispatcher
@@ -448,6 +469,7 @@ class WorkerPool:
             run_time=run,
             total_time=total,
             workers=self.workers,
+            arena=dispatcher.engine.memory(),
         )
 
     @property
@@ -492,8 +514,10 @@ class WorkerPool:
                 nursery.start_soon(self._supervisor.run, nursery)
                 nursery.start_soon(self._dispatcher.run_timer)
                 nursery.start_soon(self._dispatcher.sampler.run)
+                nursery.start_soon(self._dispatcher.engine.tend)
                 await self._supervisor.wait_closed()
                 nursery.cancel_scope.cancel()
+            await self._dispatcher.engine.close()
 
 
 async def _wait_out(event: trio.Event) -> KeyboardInterrupt | None:
@@ -573,6 +597,7 @@ async def open_worker_pool(
     start_timeout: float = 30.0,
     max_retries: int = 2,
     max_queue: float = math.inf,
+    max_arena_bytes: float = 256 << 20,
     grace: float = 1.0,
     drain_timeout: float = math.inf,
     progress_interval: float = 0.05,
@@ -594,6 +619,9 @@ async def open_worker_pool(
       start_timeout: Seconds that a worker has to get ready.
       max_retries: How often an idempotent request is tried again after a crash.
       max_queue: How many requests may wait; callers beyond that wait for room first.
+      max_arena_bytes: How many bytes of shared memory are kept warm for payloads. Calls that find
+        no room in it get some all the same, one at a time; and as many bytes of pickled calls may
+        wait. What you hold, as results or from `WorkerPool.allocate`, is yours.
       grace: Seconds for each rung of the cancel ladder.
       drain_timeout: Seconds that leaving waits for requests.
       progress_interval: Seconds between two progress values of a request.
@@ -612,6 +640,7 @@ async def open_worker_pool(
         queue_timeout=queue_timeout,
         max_retries=max_retries,
         max_queue=max_queue,
+        max_arena_bytes=max_arena_bytes,
         grace=grace,
         drain_timeout=drain_timeout,
         progress_interval=progress_interval,
@@ -624,7 +653,7 @@ async def open_worker_pool(
         engine = ThreadEngine(name, names)
     else:
         refuse_nested()
-        engine = ProcessEngine(name, names, limit)
+        engine = ProcessEngine(name, names, limit, arena_bytes=options.max_arena_bytes)
     async with open_on(engine, options) as pool:
         yield pool
 

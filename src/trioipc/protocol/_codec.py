@@ -18,17 +18,18 @@ import struct
 from typing import TYPE_CHECKING
 
 from trioipc._errors import PayloadError, RemoteProtocolError
+from trioipc.memory._ring import RingSpace
 from trioipc.memory._travel import carrying, receiving
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Container, Sequence
     from typing import Any, TypeAlias
 
     from trioipc.memory._segment import Segment
     from trioipc.memory._travel import Carried, Parcel
 
     Buffer: TypeAlias = bytes | bytearray | memoryview
-    # (number of the segment, offset, length), and then one of the kinds below
+    # (number of the slab, offset, length), and then one of the kinds below, perhaps with `WIPE`
     Place: TypeAlias = tuple[int, int, int]
     KindedPlace: TypeAlias = tuple[int, int, int, int]
 
@@ -43,7 +44,10 @@ FRAME_LIMIT = 48 << 10
 
 # Frames to a worker: length of the body, kind, flags, slot, function, generation, serial number.
 TO_WORKER = struct.Struct("<IBBHIQQ")
-DEFINE, CALL = range(2)
+# DEFINE: a function and its number. FREE: a slab of the worker's is no longer looked at; DROP: it
+# is not wanted again. FORGET: one of the parent's will not come again. Their numbers are in the
+# place of the generation; each side counts its own.
+DEFINE, CALL, FREE, DROP, FORGET = range(5)
 # The function number of a call whose body holds the function too.
 INLINE = 0xFFFFFFFF
 
@@ -51,8 +55,9 @@ INLINE = 0xFFFFFFFF
 FROM_WORKER = struct.Struct("<IBBHQ")
 # READY: the worker can be used. The others answer a call: None; a value; an exception of the
 # function; a BaseException of it that is no Exception; a result or exception that could not be
-# pickled; cancelled before it began; stopped by a checkpoint or an interrupt.
-READY, NONE, VALUE, ERROR, EXIT, PAYLOAD, SKIPPED, STOPPED = range(8)
+# pickled; cancelled before it began; stopped by a checkpoint or an interrupt. RETURN answers none:
+# a slab of the parent's is no longer looked at; its number is in the place of the generation.
+READY, NONE, VALUE, ERROR, EXIT, PAYLOAD, SKIPPED, STOPPED, RETURN = range(9)
 
 # Flags of a body.
 BESIDE = 1  # it begins with a table of places
@@ -64,6 +69,8 @@ _COUNT = struct.Struct("<I")
 _PLACE = struct.Struct("<QQQB")
 # What is at a place: a view will do; what becomes bytes, or a bytearray; a segment of shared state.
 VIEW, BYTES, BYTEARRAY, STATE = range(4)
+# Added to the kind: whoever gets it sets the slab to zero before it returns it.
+WIPE = 0x80
 _KINDS: dict[type, int] = {bytes: BYTES, bytearray: BYTEARRAY}
 # So many descriptors fit into a socket that nobody reads yet; 250 did, 300 did not.
 PARCELS_LIMIT = 64
@@ -92,9 +99,9 @@ class Encoded:
         # The numbers of segments, and what is to be sent for them.
         self.parcels = parcels
 
-    def nbytes(self) -> int:
-        """Say how many bytes travel beside the frame."""
-        return sum(len(buffer) for buffer in self.buffers)
+    def held(self) -> int:
+        """Say how many bytes of memory of ours this is, while it waits to be sent."""
+        return len(self.buffers[-1]) if self.flags & PICKLE_BESIDE else len(self.body)
 
 
 class _Kept:
@@ -159,7 +166,9 @@ def encode(value: object) -> Encoded:
         if type(view.obj) is memoryview and view.obj.c_contiguous:
             # Not a view of a view: before 3.13, collecting such a pair crashes the interpreter.
             view = memoryview(view.obj).cast("B")
-        if len(view) < OUT_OF_BAND or len(views) >= _PLACES_LIMIT:
+        if len(views) >= _PLACES_LIMIT or (
+            len(view) < OUT_OF_BAND and type(view.obj) is not RingSpace
+        ):
             return True
         views.append(view)
         kinds.append(kind)
@@ -178,11 +187,20 @@ def encode(value: object) -> Encoded:
     return Encoded(body, BESIDE if views or parcels else 0, views, kinds, parcels)
 
 
-def with_places(encoded: Encoded, places: Sequence[Place]) -> bytes:
-    """Return the body of ``encoded`` whose buffers have been put at ``places``."""
+def with_places(encoded: Encoded, places: Sequence[Place], wipe: Container[int] = ()) -> bytes:
+    """Return the body of ``encoded`` whose buffers have been put at ``places``.
+
+    Args:
+      encoded: From `encode`.
+      places: Of each of its buffers.
+      wipe: Numbers of the slabs that the other side shall wipe.
+    """
     if not encoded.flags & BESIDE:
         return encoded.body
-    entries = [(*place, kind) for place, kind in zip(places, encoded.kinds, strict=True)]
+    entries = [
+        (*place, kind | WIPE if place[0] in wipe else kind)
+        for place, kind in zip(places, encoded.kinds, strict=True)
+    ]
     entries += [(number, 0, parcel.size, STATE) for number, parcel in encoded.parcels]
     table = b"".join([_PLACE.pack(*entry) for entry in entries])
     return _COUNT.pack(len(entries)) + table + encoded.body
@@ -235,6 +253,16 @@ def decode(
 def define_frame(number: int, function: bytes) -> bytes:
     """Write the frame that tells a worker a function's number, once."""
     return TO_WORKER.pack(len(function), DEFINE, 0, 0, number, 0, 0) + function
+
+
+def slab_frame(kind: int, number: int) -> bytes:
+    """Write the frame that tells a worker what becomes of a slab."""
+    return TO_WORKER.pack(0, kind, 0, 0, 0, number, 0)
+
+
+def return_frame(number: int) -> bytes:
+    """Write the frame that tells the parent that a slab of its is free."""
+    return FROM_WORKER.pack(0, RETURN, 0, 0, number)
 
 
 def split_frames(

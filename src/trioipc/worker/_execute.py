@@ -85,17 +85,18 @@ class Executor:
             set_process_request(None)
 
 
-# Frames in which an interrupt never raises. `_call` is not one of them.
-OURS: frozenset[CodeType] = frozenset(
+# Frames in which an interrupt never raises. `_call` is not one of them. What is loaded later adds
+# its own.
+OURS: set[CodeType] = {
     function.__code__
     for function in (
         Executor.run,
         Executor.on_signal,
         set_process_request,
         CurrentRequest.__init__,
-        CurrentRequest.allocate,
+        CurrentRequest._allocate,
         CurrentRequest._end,
         CurrentRequest.uninterruptible.__wrapped__,  # type: ignore[attr-defined]
         CellLock.change,
     )
-)
+}

@@ -27,13 +27,15 @@ from trioipc.memory._board import (
     TOTAL,
     write_text,
 )
-from trioipc.memory._segment import Segment, create
 
 if TYPE_CHECKING:
     import contextvars
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from trioipc.memory.state import SharedCancellation, SharedProgress
+
+# Less than this is not worth a slab: it is copied when it travels.
+OUT_OF_ARENA = 64 << 10
 
 
 @final
@@ -41,31 +43,33 @@ class CurrentRequest:
     """The request that this code is running for; get it from `current_request`."""
 
     __slots__ = (
+        "_allocator",
         "_cancellation",
         "_cells",
         "_generation",
         "_progress",
-        "_shared",
         "_shields",
         "id",
-        "segments",
     )
 
     id: str | None
     """The request's name, as in errors and logs; None if there is no request."""
 
     def __init__(
-        self, cells: memoryview, generation: int, id: str | None, *, shared: bool = True
+        self,
+        cells: memoryview,
+        generation: int,
+        id: str | None,
+        allocator: Callable[[int, bool], memoryview] | None = None,
     ) -> None:
         self._cells = cells
         self._generation = generation
         self._progress: SharedProgress | None = None
         self._cancellation: SharedCancellation | None = None
         self._shields = 0
-        self._shared = shared
+        # Where `allocate` gets big memory from; None if it need not travel.
+        self._allocator = allocator
         self.id = id
-        # What `allocate` gave away, for the one who sends the result.
-        self.segments: list[Segment] = []
 
     def __repr__(self) -> str:
         return f"<CurrentRequest: {self.id}>"
@@ -123,21 +127,25 @@ class CurrentRequest:
         """Return ``nbytes`` of writable memory, all zero, in which to build a result.
 
         As the result, or one level inside a tuple, list or dict that is the result, it travels
-        home without a copy.
+        home without a copy. So does an array over it.
 
         Raises:
           ValueError: if ``nbytes`` is negative.
           OSError: if there is no memory left.
         """
+        return self._allocate(nbytes, blank=True)
+
+    def _allocate(self, nbytes: int, *, blank: bool) -> memoryview:
+        """Return memory; what earlier results left may be in it, if it need not be blank."""
         if nbytes < 0:
             raise ValueError(f"nbytes must be >= 0, not {nbytes}")
-        self._shields += 1  # an interrupt half-way would leave a descriptor that nobody owns
+        if self._allocator is None or nbytes < OUT_OF_ARENA:
+            return memoryview(bytearray(nbytes))
+        self._shields += 1  # an interrupt half-way would leave memory that nobody owns
         try:
-            segment = create(nbytes, None if self._shared else "plain")
-            self.segments.append(segment)
+            return self._allocator(nbytes, blank)
         finally:
             self._shields -= 1
-        return memoryview(segment.memory)[:nbytes]
 
     @contextmanager
     def uninterruptible(self) -> Iterator[None]:
@@ -155,6 +163,7 @@ class CurrentRequest:
     def _end(self) -> None:
         """Cut the ties to the slot; what was handed out writes to scrap from now on."""
         self._cells = _SCRAP
+        self._allocator = None
         if self._progress is not None:
             self._progress._turn_to_scrap()
         if self._cancellation is not None:
@@ -187,7 +196,7 @@ def current_request() -> CurrentRequest:
     if request is not None:
         return request
     request = _of_context[0].get(None) if _of_context else None
-    return request or CurrentRequest(_scrap(), 1, None, shared=False)
+    return request or CurrentRequest(_scrap(), 1, None)
 
 
 def set_process_request(request: CurrentRequest | None) -> None:

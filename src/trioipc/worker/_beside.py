@@ -1,0 +1,199 @@
+"""What travels beside the frames, seen from the worker: slabs of the parent's, and of its own.
+
+Calls come in slabs that the parent owns, results go in slabs that this worker owns. Each slab is
+shown to the other side once, by its descriptor, and named by its number after that. See
+`trioipc.memory._arena`.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import threading
+from typing import TYPE_CHECKING, final
+
+from trioipc.memory._arena import SMALLEST, Arena, Borrowed, Budget, offsets_of
+from trioipc.memory._segment import Segment, adopt
+from trioipc.protocol._codec import (
+    DROP,
+    FORGET,
+    FREE,
+    PARCELS_LIMIT,
+    WIPE,
+    places_of,
+    return_frame,
+)
+from trioipc.worker._wires import receive_segment, send_segment
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterable, Sequence
+
+    from trioipc.memory._arena import Slab
+    from trioipc.protocol._codec import Buffer, Place
+
+
+@final
+class Beside:
+    """All slabs that this worker knows.
+
+    Args:
+      control: The socket by which descriptors come and go.
+    """
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        # The parent says what is kept of it.
+        self._arena = Arena(Budget(math.inf), wipes=True)
+        self._borrowed = Borrowed(Budget(math.inf))
+        self._received: dict[int, Segment] = {}  # {number: what has arrived before it was wanted}
+        # Of ours, what the parent has been shown.
+        self._shown: set[int] = set()
+        # Of the parent's, what is to be returned, and whether it is to be wiped before.
+        self._done: list[tuple[Slab, bool]] = []
+        # Functions may start threads, which may allocate.
+        self._lock = threading.Lock()
+
+    # -- calls ------------------------------------------------------------------------------
+
+    def take_in(
+        self, body: bytes, flags: int
+    ) -> tuple[list[memoryview], dict[int, Segment], bytes]:
+        """Return the views of a body's places, its whole segments, and the rest of it.
+
+        Raises:
+          RemoteProtocolError: if its table is broken.
+          OSError: if a slab cannot be mapped.
+        """
+        places, numbers, rest = places_of(body, flags)
+        leases: dict[int, memoryview] = {}
+        views = []
+        for number, offset, length, kind in places:
+            slab = self._borrowed.slabs.get(number) or self._learn(number)
+            if number not in leases:
+                leases[number] = slab.lease(wipe=bool(kind & WIPE))
+            slab.dirty = max(slab.dirty, offset + length)
+            views.append(leases[number][offset : offset + length])
+        segments = {number: self._receive(number) for number in numbers}
+        return views, segments, rest
+
+    def _learn(self, number: int) -> Slab:
+        return self._borrowed.learn(number, self._receive(number))
+
+    def _receive(self, number: int) -> Segment:
+        while number not in self._received:
+            arrived, size, descriptor = receive_segment(self._control)
+            self._received[arrived] = adopt(descriptor, size)
+        return self._received.pop(number)
+
+    def returns(self, limit: int = sys.maxsize) -> bytes:
+        """Return the frames for slabs that nobody looks at any more, having wiped those.
+
+        Args:
+          limit: How many bytes may be wiped; what is larger is left for the next time.
+        """
+        self._done += self._borrowed.settle()
+        frames = b""
+        later: list[tuple[Slab, bool]] = []
+        for slab, wipe in self._done:
+            if wipe and slab.dirty > limit:
+                later.append((slab, True))
+                continue
+            if wipe:
+                slab.wipe()
+            frames += return_frame(slab.number)
+        self._done = later
+        return frames
+
+    # -- results ----------------------------------------------------------------------------
+
+    def allocate(self, nbytes: int, blank: bool) -> memoryview:
+        """Return memory that can travel home as it is; see `CurrentRequest.allocate`."""
+        with self._lock:
+            self._arena.drain()
+            slab = self._arena.take(nbytes, blank=blank)
+            view = slab.lease()[:nbytes]
+            self._arena.release(slab)
+            return view
+
+    def put(self, buffers: Sequence[Buffer]) -> list[Place]:
+        """Find or make room in slabs for ``buffers``, and show the parent those slabs.
+
+        Raises:
+          OSError: if there is no memory left.
+        """
+        with self._lock:
+            self._arena.drain()
+            return self._put(buffers)
+
+    def _put(self, buffers: Sequence[Buffer]) -> list[Place]:
+        homes = [self._home_of(buffer) for buffer in buffers]
+        lent = self._presentable({home[0]: None for home in homes if home is not None})
+        places = [
+            (home[0].number, home[1], len(buffer)) if home and home[0] in lent else None
+            for home, buffer in zip(homes, buffers, strict=True)
+        ]
+        if None in places:
+            self._copy(buffers, places)
+        for slab in lent:
+            slab.uses += 1
+            self._show(slab)
+        return places  # type: ignore[return-value] # each None has been replaced
+
+    def _presentable(self, slabs: Iterable[Slab]) -> set[Slab]:
+        """Return those that can be lent now: no more new ones than fit the control socket."""
+        new = [slab for slab in slabs if slab.number not in self._shown]
+        return {*slabs} - {*new[PARCELS_LIMIT - 1 :]}
+
+    def _home_of(self, buffer: Buffer) -> tuple[Slab, int] | None:
+        return self._arena.find(buffer) if len(buffer) >= SMALLEST else None
+
+    def _copy(self, buffers: Sequence[Buffer], places: list[Place | None]) -> None:
+        """Copy those that have no place yet into one slab."""
+        homeless = [index for index, place in enumerate(places) if place is None]
+        offsets, size = offsets_of(len(buffers[index]) for index in homeless)
+        slab = self._arena.take(size, blank=False)
+        for index, offset in zip(homeless, offsets, strict=True):
+            end = offset + len(buffers[index])
+            slab.view(offset, end)[:] = buffers[index]
+            places[index] = (slab.number, offset, end - offset)
+        self._show(slab)
+
+    def _show(self, slab: Slab) -> None:
+        if slab.number not in self._shown:
+            send_segment(self._control, slab.number, slab.segment)
+            slab.segment.release()
+            self._shown.add(slab.number)
+
+    def tidy(self) -> None:
+        """Let go of what was allocated for nothing: the parent, who decides, does not know it."""
+        with self._lock:
+            self._arena.drain()
+            for slab in [*self._arena.idle()]:
+                if slab.number not in self._shown:
+                    self._arena.forget(slab.number)
+
+    # -- what the parent says -----------------------------------------------------------------
+
+    def hear(self, kind: int, number: int) -> None:
+        """Do what a frame about a slab says."""
+        with self._lock:
+            slab = self._arena.slabs.get(number)
+            if kind == FORGET:
+                self._borrowed.forget(number)
+            elif slab is not None and kind == FREE:
+                self._arena.release(slab)
+            elif slab is not None and kind == DROP:
+                self._drop(slab)
+
+    def _drop(self, slab: Slab) -> None:
+        self._shown.discard(slab.number)
+        self._arena.forget(slab.number)
+        start = slab.size if slab.uses else 0  # used: by a function that has kept what it returned
+        while start < slab.size:
+            start = slab.let_go(start)
+
+    def wipe_step(self) -> bool:
+        """Wipe a part of what nobody uses; return False if there is nothing to wipe."""
+        with self._lock:
+            return self._arena.wipe_step()
