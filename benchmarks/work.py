@@ -54,3 +54,10 @@ def seconds_per_increment(number: int) -> float:
 def pid() -> int:
     """Say who works."""
     return os.getpid()
+
+
+def encrypt(key: bytes, nonce: bytes, data: bytes) -> bytes:
+    """Encrypt, as one would without a bridge."""
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    return AESGCM(key).encrypt(nonce, data, None)

@@ -32,6 +32,8 @@ _HEAD = 256
 # 32 MiB: 0.6 to 0.7).
 STEP = 512 << 10
 ROOM = 4 << 20
+# In the first round the ring may be fresh memory, which takes ten times as long.
+_FRESH_STEP = 128 << 10
 # For slow consumers, such as hashes, which the side that fills can wait for in its sleep.
 WIDE_STEP = 1 << 20
 WIDE_ROOM = 8 << 20
@@ -44,6 +46,7 @@ WORTH_A_RING = 1 << 20
 _YIELDS = 64
 _NAP = 20e-6
 _LONGEST_NAP = 200e-6
+_LONGEST_PAUSE = 0.02
 
 
 @final
@@ -96,10 +99,10 @@ class RingWriter:
         self._cells = memory[:_HEAD].cast("Q")
         self._ring = memory[_HEAD : space.nbytes]
         self._filled = 0
-        # When the other side began, and what it had consumed when we looked last.
-        self._began = 0.0
+        # What the other side had consumed when we looked last; when it began; when that changed.
         self._seen = 0
-        self._patience = 0.0
+        self._began = 0.0
+        self._changed = 0.0
 
     def is_done(self) -> bool:
         """Say whether all has been written that will ever be read."""
@@ -112,7 +115,8 @@ class RingWriter:
         free = self._room - (self._filled - self._cells[_CONSUMED])
         passes = self._cells[_PASSES] or 1
         at, start = self._filled % self._room, self._filled % size
-        count = min(self._step, self._room - at, size - start, size * passes - self._filled)
+        step = self._step if self._filled >= self._room else _FRESH_STEP
+        count = min(step, self._room - at, size - start, size * passes - self._filled)
         if count <= 0 or free < count:
             return False
         self._ring[at : at + count] = self._source[start : start + count]
@@ -121,18 +125,21 @@ class RingWriter:
         return True
 
     def pause(self, now: float) -> float:
-        """Say how many seconds it will take until half the ring is free."""
+        """Say how many seconds it will take until half the ring is free.
+
+        Args:
+          now: In seconds, of any clock that does not stop.
+        """
         consumed = self._cells[_CONSUMED]
-        if consumed == self._seen:  # it has not begun, or stands still
-            self._patience = min(max(2 * self._patience, 50e-6), 0.02)
-            return self._patience
-        self._patience = 0.0
+        if not self._changed:
+            self._changed = now
+        if consumed == self._seen:  # it has not begun, or stands still: as long again, as it has
+            return min(now - self._changed, _LONGEST_PAUSE)
         if not self._seen:
-            self._began = now
-        self._seen = consumed
+            self._began = self._changed
+        self._seen, self._changed = consumed, now
         free = self._room - (self._filled - consumed)
-        seconds = max(now - self._began, 1e-6)
-        return max(0.0, (self._room / 2 - free) * seconds / consumed)
+        return max(0.0, (self._room / 2 - free) * (now - self._began) / consumed)
 
 
 @final

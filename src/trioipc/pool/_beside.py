@@ -90,7 +90,7 @@ class ParentBeside:
             self._loans[number] = slab, loans - 1, wiped
         if wiped:
             slab.dirty = 0
-        self._store.arena.release(slab)
+        self._store.release(slab)
 
     # -- the worker's -----------------------------------------------------------------------
 
@@ -172,7 +172,7 @@ class ParentBeside:
         del self._store.traffics[self]
         for slab, loans, _ in self._loans.values():
             for _ in range(loans):
-                self._store.arena.release(slab)
+                self._store.release(slab)
         self._loans.clear()
         self._borrowed.poke = None
         for _ in self._borrowed.settle():

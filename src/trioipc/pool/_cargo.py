@@ -8,6 +8,7 @@ import trio
 
 from trioipc.memory._arena import SMALLEST, offsets_of
 from trioipc.memory._ring import RingSpace, RingWriter
+from trioipc.pool._pace import AT_ONCE, Pace
 from trioipc.protocol._codec import Encoded, with_places
 
 if TYPE_CHECKING:
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     from trioipc.pool._store import Store
     from trioipc.protocol._codec import Buffer, Place
 
-# How much the parent copies between two checkpoints: 0.06 ms warm, 0.3 ms cold.
-COPY_STEP = 512 << 10
-
 # How long the side that fills a ring must have to wait before it sleeps: less, and it would not be
 # back in time, for a sleep of Trio's takes a millisecond more than it was asked to.
 _WORTH_A_SLEEP = 0.0015
@@ -28,7 +26,7 @@ _WORTH_A_SLEEP = 0.0015
 
 def is_big(buffers: Sequence[Buffer]) -> bool:
     """Say whether there is more to copy than fits between two turns of the event loop."""
-    return sum(map(_room_of, buffers)) > COPY_STEP
+    return sum(map(_room_of, buffers)) > AT_ONCE
 
 
 def _room_of(buffer: Buffer) -> int:
@@ -80,7 +78,7 @@ class Cargo:
             raise
 
     def copy(self) -> Iterator[None]:
-        """Find each buffer a place, and copy it there; yields between two steps.
+        """Find each buffer a place, and copy it there; yields when the event loop is due.
 
         Raises:
           OSError: if there is no memory left.
@@ -91,13 +89,15 @@ class Cargo:
         if homeless:
             offsets, size = offsets_of(len(buffers[index]) for index in homeless)
             slab = self._take(size)
+            pace = Pace()
             for index, offset in zip(homeless, offsets, strict=True):
                 buffer = memoryview(buffers[index])
                 places[index] = (slab.number, offset, len(buffer))
-                for start in range(0, len(buffer), COPY_STEP):
-                    step = buffer[start : start + COPY_STEP]
-                    slab.view(offset + start, offset + start + len(step))[:] = step
-                    yield
+                target = slab.view(offset, offset + len(buffer))
+                for piece in pace.pieces(len(buffer)):
+                    target[piece] = buffer[piece]
+                    if pace.is_due():
+                        yield
         self._places = places  # type: ignore[assignment] # each None has been replaced
 
     def _place_of(self, buffer: Buffer) -> Place | None:
@@ -143,7 +143,7 @@ class Cargo:
     def drop(self) -> None:
         """Let go of it; a worker that has it gives it back by itself."""
         for slab in self._slabs:
-            self._store.arena.release(slab)
+            self._store.release(slab)
         self._slabs.clear()
         self._writers.clear()
         if self._admitted:

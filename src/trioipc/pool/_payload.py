@@ -11,7 +11,8 @@ import trio
 from outcome import Error, Value
 
 from trioipc._errors import PayloadError, RequestExitError
-from trioipc.pool._cargo import COPY_STEP, Cargo, is_big
+from trioipc.pool._cargo import Cargo, is_big
+from trioipc.pool._pace import AT_ONCE, Pace
 from trioipc.protocol._codec import (
     BYTEARRAY,
     BYTES,
@@ -155,15 +156,14 @@ class ProcessAnswer:
         self._kinds = kinds
         self._segments = segments
         self.lands = any(
-            what in _MAKERS and len(view) > COPY_STEP
-            for view, what in zip(views, kinds, strict=True)
+            what in _MAKERS and len(view) > AT_ONCE for view, what in zip(views, kinds, strict=True)
         )
 
     async def land(self) -> None:
         """Copy what shall be bytes, in steps between which the event loop has its turn."""
         for index, what in enumerate(self._kinds):
             view = self._views[index]
-            if what in _MAKERS and type(view) is memoryview and len(view) > COPY_STEP:
+            if what in _MAKERS and type(view) is memoryview and len(view) > AT_ONCE:
                 self._views[index] = await _MAKERS[what](view)
         self.lands = False
 
@@ -198,17 +198,21 @@ class ProcessAnswer:
 async def _make_bytes(view: memoryview) -> bytes:
     # A BytesIO gives away its own memory, if nothing is written to it afterwards: no second copy.
     made = io.BytesIO()
-    for start in range(0, len(view), COPY_STEP):
-        made.write(view[start : start + COPY_STEP])
-        await trio.lowlevel.checkpoint()
+    pace = Pace()
+    for piece in pace.pieces(len(view)):
+        made.write(view[piece])
+        if pace.is_due():
+            await trio.lowlevel.checkpoint()
     return made.getvalue()
 
 
 async def _make_bytearray(view: memoryview) -> bytearray:
     made = bytearray()
-    for start in range(0, len(view), COPY_STEP):
-        made += view[start : start + COPY_STEP]
-        await trio.lowlevel.checkpoint()
+    pace = Pace()
+    for piece in pace.pieces(len(view)):
+        made += view[piece]
+        if pace.is_due():
+            await trio.lowlevel.checkpoint()
     return made
 
 

@@ -93,8 +93,14 @@ class Store:
             return memoryview(bytearray(nbytes))
         slab = self.take(nbytes)
         view = slab.lease()[:nbytes]
-        self.arena.release(slab)
+        slab.uses -= 1
         return view
+
+    def release(self, slab: Slab) -> None:
+        """End one use of a slab of the arena; drop something at once if there is too much."""
+        self.arena.release(slab)
+        if self.budget.is_over():
+            self.poke()
 
     # -- calls ------------------------------------------------------------------------------
 
