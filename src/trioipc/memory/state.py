@@ -47,7 +47,7 @@ _VERSION = 1
 
 
 def is_shared_memory_available() -> bool:
-    """Say whether this platform has memory that several processes can share."""
+    """Say whether this machine has memory that several processes can share."""
     return best_backend() != "plain"
 
 
@@ -89,7 +89,7 @@ class _State:
 
     def _make(self) -> None:
         """Have a segment of one's own."""
-        segment = create(self._nbytes())
+        segment = create(self._nbytes(), or_plain=True)
         self._attach(memoryview(segment.memory), segment, CellLock(segment))
         self._whole.cast("Q")[0] = self._header()
 
