@@ -274,7 +274,7 @@ def no_proc() -> None:
 
     before = descriptors()
     trio.run(main)
-    count_together(2, 5_000)
+    count_together(2, 2_000)
     # One is multiprocessing's resource tracker.
     assert descriptors() <= before + 1
 

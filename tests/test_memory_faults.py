@@ -27,7 +27,9 @@ no /proc; another user; the sender is gone   test_without_proc, test_another_use
 memfd_create is refused; so is /dev/shm      test_memfd_is_refused, test_all_memory_is_refused
 no descriptor left                           test_no_descriptor_left,
                                              test_no_descriptor_left_for_what_is_sent
-the parent is killed                         test_a_parent_is_killed, test_a_kill_leaves_no_name
+a lock that belongs to the process           test_a_copy_that_goes_leaves_the_lock
+the parent is killed                         test_a_parent_is_killed, test_a_kill_leaves_no_name,
+                                             test_a_segment_never_has_a_name
 ===========================================  ====================================================
 
 The counts here are small. ``TRIOIPC_FULL=1 pytest tests/test_memory_faults.py`` runs the full ones
@@ -216,6 +218,14 @@ def without_nameless_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "open", open_)
 
 
+def test_a_segment_never_has_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Linux: it is not even asked for."""
+    monkeypatch.setattr("_posixshmem.shm_open", None)
+    segment = create(8, "shm")
+    assert segment.descriptor is not None
+    assert os.fstat(segment.descriptor).st_nlink == 0
+
+
 def test_a_name_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a segment needs a name for a moment, what has that name already is never used."""
     without_nameless_files(monkeypatch)
@@ -335,6 +345,53 @@ def test_no_descriptor_left_for_what_is_sent(backend: str, way: Callable[[Any], 
     resource_sharer.stop(timeout=5)
     gc.collect()
     assert open_descriptors() == before
+
+
+@pytest.mark.parametrize("first_is_own", [False, True])
+@pytest.mark.parametrize("second_is_own", [False, True])
+@pytest.mark.parametrize("closes", [False, True])
+def test_a_copy_that_goes_leaves_the_lock(
+    backend: str,
+    monkeypatch: pytest.MonkeyPatch,
+    first_is_own: bool,
+    second_is_own: bool,
+    closes: bool,
+) -> None:
+    """Where a lock belongs to the process, to close any descriptor of the file would release it.
+
+    That is so without /proc, and for what was taken when no descriptor was left to open it anew.
+    """
+    counter, reopen = SharedCounter(), _segment.Segment.reopen
+    copies = []
+    for is_own in (first_is_own, second_is_own):
+        monkeypatch.setattr(_segment.Segment, "reopen", reopen if is_own else lambda self: False)
+        copies.append(send(counter))
+    first, second = copies
+    del copies
+    threads = [threading.Thread(target=second.close)] * closes
+
+    def decide(value: int) -> int:
+        nonlocal second
+        for thread in threads:
+            thread.start()
+            thread.join(0.01)  # it waits for us, or is done
+        del second
+        taken_by_us = False
+        try:
+            counter._lock._take()  # type: ignore[misc]
+        except BlockingIOError:
+            taken_by_us = True
+        assert taken_by_us
+        return value + 1
+
+    before = open_descriptors()
+    assert first._change(decide) == 1
+    for thread in threads:
+        thread.join()
+    threads.clear()
+    send(counter).close()  # lets go of what was kept until then
+    assert open_descriptors() < before
+    assert counter.increment() == 2
 
 
 # ---- cycles
@@ -493,11 +550,12 @@ def test_a_parent_is_killed(backend: str) -> None:
 
 
 @LONG
-def test_a_kill_leaves_no_name(backend: str) -> None:
-    """Not even of who makes segments all the time. A name of a moment is left by one in ten."""
+def test_a_kill_leaves_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even of who makes segments all the time: one in ten would, had they names."""
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, "shm")
     chance = random.Random(SEED)
     before = names()
-    for turn in range(amount(10, 200)):
+    for turn in range(amount(5, 200)):
         with playing("make_segments", "") as maker:
             time.sleep(chance.uniform(0, 0.003))
             maker.kill()
@@ -509,14 +567,14 @@ def test_a_kill_leaves_no_name(backend: str) -> None:
 async def test_a_random_worker_is_killed(backend: str) -> None:
     """Each call ends once; the lock is free, and what was counted is what the calls say."""
     chance = random.Random(SEED)
-    kills, times = amount(5, 50), 50
+    kills, times = amount(5, 50), 200
     counter, before = SharedCounter(), names()
     returned, crashed = 0, 0
 
     async def call(pool: WorkerPool) -> None:
         nonlocal returned, crashed
+        data = os.urandom(1 << 20)
         while not done:
-            data = chance.randbytes(1 << 20)
             try:
                 assert await pool.run(memory_fault_jobs.echo, data) == data
                 await pool.run(state_jobs.count_up, counter, times)
@@ -537,5 +595,5 @@ async def test_a_random_worker_is_killed(backend: str) -> None:
         await wait_until(lambda: returned > 3)
         done = True
     assert times * returned <= counter.get() <= times * (returned + crashed), SEED
-    assert 1 <= crashed <= kills, SEED
+    assert crashed <= kills, SEED
     assert names() <= before

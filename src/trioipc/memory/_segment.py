@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import Literal, TypeAlias
 
+    from trioipc.memory._cell import File
+
     Backend: TypeAlias = Literal["memfd", "shm", "plain"]
 
 # Set to "memfd", "shm" or "plain" to force one; the tests run over all of them.
@@ -38,10 +40,12 @@ class Segment:
       size: In bytes, at least 1.
     """
 
-    __slots__ = ("__weakref__", "descriptor", "memory", "size")
+    __slots__ = ("__weakref__", "descriptor", "file", "memory", "size")
 
     def __init__(self, descriptor: int | None, size: int) -> None:
         self.descriptor: int | None = None
+        # Set where locks on the file are taken; it may have to keep it open for a while.
+        self.file: File | None = None
         self.size = size
         self.memory: mmap.mmap | bytearray
         if descriptor is None:
@@ -87,6 +91,9 @@ class Segment:
             self.descriptor = None
 
     def __del__(self) -> None:
+        if self.descriptor is not None and self.file is not None and not self.file.may_close:
+            self.file.leaving.append((self.descriptor, self.memory))
+            return
         self.release()
 
 
