@@ -320,7 +320,8 @@ def no_memfd() -> None:
     with fails_with(number, "no segment of 8 bytes (memfd): "):
         create(8, "memfd")
     assert is_shared_memory_available()
-    count_together(1, 500)
+    if number == errno.ENOSYS:  # once is enough
+        count_together(1, 500)
 
 
 def neither() -> None:

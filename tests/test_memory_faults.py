@@ -436,7 +436,7 @@ async def test_four_processes_count_exactly(backend: str) -> None:
 
 
 @LONG
-async def test_four_processes_swap_exactly(backend: str) -> None:
+async def test_four_processes_swap_exactly() -> None:
     """However often each had to try, every swap that it was told of is in the value."""
     counter, times = SharedCounter(), amount(1_000, 20_000)
     async with open_worker_pool(4) as pool, trio.open_nursery() as nursery:
@@ -458,7 +458,7 @@ async def test_no_load_is_torn(backend: str) -> None:
     assert seen == {0x1111111111111111, 0x2222222222222222}
 
 
-async def test_no_wake_up_is_lost(backend: str) -> None:
+async def test_no_wake_up_is_lost() -> None:
     """Two processes wake each other in turn, as often as they like."""
     ping, pong, times = SharedFlag(), SharedFlag(), amount(30, 2_000)
     async with open_worker_pool(1) as pool, trio.open_nursery() as nursery:
@@ -467,7 +467,7 @@ async def test_no_wake_up_is_lost(backend: str) -> None:
     assert (ping.is_set(), pong.is_set()) == (False, False)
 
 
-async def test_a_waiter_is_killed(backend: str) -> None:
+async def test_a_waiter_is_killed() -> None:
     """Who sets the flag later does not notice, nor do those who wait beside it."""
     flag, waits = SharedFlag(), SharedFlag()
     async with open_worker_pool(1) as pool:
