@@ -54,12 +54,23 @@ def make_bytes(size: int) -> bytes:
     return b"7" * size
 
 
-def swap_up(counter: Any, times: int) -> None:
-    """Add one by compare and swap, many times."""
+def count_with_others(ready: Any, go: Any, counter: Any, times: int) -> int:
+    """Add one, many times, all of us at once; say who we are."""
+    ready.increment()
+    go.wait()
+    state_jobs.count_up(counter, times)
+    return os.getpid()
+
+
+def swap_with_others(ready: Any, go: Any, counter: Any, times: int) -> int:
+    """Do the same by compare and swap."""
+    ready.increment()
+    go.wait()
     for _ in range(times):
         value = counter.get()
         while not counter.compare_and_swap(value, value + 1):
             value = counter.get()
+    return os.getpid()
 
 
 def play_ping(ping: Any, pong: Any, times: int) -> None:

@@ -425,24 +425,34 @@ def test_cycles(backend: str, kind: Any) -> None:
 # ---- several processes
 
 
+async def change_at_once(job: Callable[..., int], times: int) -> int:
+    """Have four processes change a counter at the same time; return what it holds then."""
+    counter, ready, go, pids = SharedCounter(), SharedCounter(), SharedFlag(), set()
+
+    async def call(pool: WorkerPool) -> None:
+        pids.add(await pool.run(job, ready, go, counter, times))
+
+    async with open_worker_pool(4) as pool, trio.open_nursery() as nursery:
+        for _ in range(4):
+            nursery.start_soon(call, pool)
+        await wait_until(lambda: ready.get() == 4)
+        go.set()
+    assert len(pids) == 4
+    return counter.get()
+
+
 @LONG
 async def test_four_processes_count_exactly(backend: str) -> None:
     """Four at once, and nothing is lost."""
-    counter, times = SharedCounter(), amount(5_000, 100_000)
-    async with open_worker_pool(4) as pool, trio.open_nursery() as nursery:
-        for _ in range(4):
-            nursery.start_soon(pool.run, state_jobs.count_up, counter, times)
-    assert counter.get() == 4 * times
+    times = amount(5_000, 100_000)
+    assert await change_at_once(memory_fault_jobs.count_with_others, times) == 4 * times
 
 
 @LONG
 async def test_four_processes_swap_exactly() -> None:
     """However often each had to try, every swap that it was told of is in the value."""
-    counter, times = SharedCounter(), amount(1_000, 20_000)
-    async with open_worker_pool(4) as pool, trio.open_nursery() as nursery:
-        for _ in range(4):
-            nursery.start_soon(pool.run, memory_fault_jobs.swap_up, counter, times)
-    assert counter.get() == 4 * times
+    times = amount(1_000, 20_000)
+    assert await change_at_once(memory_fault_jobs.swap_with_others, times) == 4 * times
 
 
 @LONG
