@@ -577,7 +577,7 @@ def test_a_kill_leaves_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_random_worker_is_killed(backend: str) -> None:
     """Each call ends once; the lock is free, and what was counted is what the calls say."""
     chance = random.Random(SEED)
-    kills, times = amount(5, 50), 200
+    kills, times = amount(5, 50), 5_000  # 10 ms, most of a turn
     counter, before = SharedCounter(), names()
     returned, crashed = 0, 0
 
