@@ -535,15 +535,6 @@ async def test_a_state_that_was_closed_meanwhile_still_arrives() -> None:
             assert await request.result() == "<SharedCounter: 3>"
 
 
-async def test_four_workers_count_exactly(backend: str) -> None:
-    """Four processes count at once, and nothing is lost."""
-    counter = SharedCounter()
-    async with open_worker_pool(4) as pool, trio.open_nursery() as nursery:
-        for _ in range(4):
-            nursery.start_soon(pool.run, state_jobs.count_up, counter, 5_000)
-    assert counter.get() == 20_000
-
-
 async def test_state_goes_to_trio_parallel() -> None:
     """Into a worker that runs already: several times, and as a temporary."""
     async with trio_parallel.open_worker_context() as context:

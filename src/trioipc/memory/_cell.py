@@ -8,7 +8,10 @@ Guarantees:
 - The lock is the kernel's, on a byte of the segment's own file. When its holder dies it is free at
   once, and the cell holds a value that somebody has stored: to store is the last thing done.
 - It belongs to an open file description, so each process must have opened the file itself, also
-  after a fork. Where that is not possible (no /proc) it belongs to the process, which does as well.
+  after a fork. Where that is not possible (no /proc, no descriptor left) it belongs to the process.
+- Such a lock is released when *any* descriptor of its file is closed, fcntl(2). So those of states
+  are then closed only while nobody here holds it. What is left: a view of `get_buffer` that is the
+  last to go, before Python 3.13, and a state that is sent on while another thread counts with it.
 - Threads of a process would share either, so there is a `threading.Lock` for each file as well.
 - Nobody waits for ever: a holder that was stopped is a `SharedStateError` after a second.
 
@@ -41,11 +44,33 @@ _FIRST_NAP = 20e-6
 _LONGEST_NAP = 1e-3
 _PATIENCE_SECONDS = 1.0
 
-# {(device, inode): what the threads of this process lock}
-_threads: weakref.WeakValueDictionary[tuple[int, int], threading.Lock] = (
-    weakref.WeakValueDictionary()
+
+@final
+class File:
+    """What the threads of this process share that use one file."""
+
+    __slots__ = ("__weakref__", "leaving", "lock", "may_close")
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        # Whether it does not matter to a lock of ours when a descriptor is closed.
+        self.may_close = True
+        # Descriptors, and maps that have one, too, that nobody uses any more.
+        self.leaving: list[tuple[int, object]] = []
+
+    def __del__(self) -> None:
+        self.settle()  # who holds the lock would hold us
+
+    def settle(self) -> None:
+        """Close what could not be closed before; for who has the lock of the threads."""
+        while self.leaving:
+            os.close(self.leaving.pop()[0])
+
+
+_files: weakref.WeakValueDictionary[tuple[int, int], File] = (
+    weakref.WeakValueDictionary()  # {(device, inode): the file}
 )
-_threads_lock = threading.Lock()
+_files_lock = threading.Lock()
 _living: weakref.WeakSet[CellLock] = weakref.WeakSet()
 
 
@@ -54,9 +79,9 @@ class CellLock:
     """The lock of the cells of one segment, or of any memory that one object uses.
 
     Args:
-      segment: Its descriptor must be of an open file description of this process's own, unless
-        ``is_own`` says that there is none. None for memory that has no file.
-      is_own: See there.
+      segment: None for memory that has no file.
+      is_own: Whether its open file description is this process's own already; if not, it is
+        opened anew where that is possible.
     """
 
     __slots__ = ("__weakref__", "_drop", "_segment", "_take", "_thread_lock")
@@ -67,9 +92,19 @@ class CellLock:
         self._drop: Callable[[], object] | None = None
         self._thread_lock = threading.Lock()
         if segment is not None and segment.descriptor is not None:
-            self._thread_lock = _thread_lock_of(segment.descriptor)
-            self._take, self._drop = _file_lock(segment.descriptor, is_own=is_own)
+            self._use(segment, segment.descriptor, is_own=is_own)
             _living.add(self)
+
+    def _use(self, segment: Segment, descriptor: int, *, is_own: bool) -> None:
+        segment.file = file = _file_of(descriptor)
+        self._thread_lock = file.lock
+        with file.lock:
+            file.settle()
+            is_own = is_own or segment.reopen()
+            if not is_own:
+                file.may_close = False
+        assert segment.descriptor is not None
+        self._take, self._drop = _file_lock(segment.descriptor, is_own=is_own)
 
     def change(
         self, cells: memoryview, index: int, decide: Callable[[int], int | None]
@@ -103,10 +138,7 @@ class CellLock:
                 drop()
 
     def close(self) -> None:
-        """Forget the segment, when nobody of this process holds the lock.
-
-        If the lock belongs to the process, to close any descriptor of the file would release it.
-        """
+        """Forget the segment, when nobody of this process holds the lock."""
         with self._thread_lock:
             self._take = self._drop = None
             if self._segment is not None:
@@ -116,11 +148,8 @@ class CellLock:
     def _after_fork(self) -> None:
         """Have an open file description that is not the parent's."""
         segment = self._segment
-        if segment is None or segment.descriptor is None:
-            return
-        is_own = segment.reopen()
-        self._thread_lock = _thread_lock_of(segment.descriptor)
-        self._take, self._drop = _file_lock(segment.descriptor, is_own=is_own)
+        if segment is not None and segment.descriptor is not None:
+            self._use(segment, segment.descriptor, is_own=False)
 
 
 def _wait(take: Callable[[], object]) -> None:
@@ -169,17 +198,17 @@ def _file_lock(
     )
 
 
-def _thread_lock_of(descriptor: int) -> threading.Lock:
+def _file_of(descriptor: int) -> File:
     status = os.fstat(descriptor)
-    with _threads_lock:
-        return _threads.setdefault((status.st_dev, status.st_ino), threading.Lock())
+    with _files_lock:
+        return _files.setdefault((status.st_dev, status.st_ino), File())
 
 
 def _after_fork() -> None:
     # A thread that is no longer there may have held any of these.
-    global _threads_lock
-    _threads_lock = threading.Lock()
-    _threads.clear()
+    global _files_lock
+    _files_lock = threading.Lock()
+    _files.clear()
     for lock in list(_living):
         lock._after_fork()
 

@@ -1,7 +1,7 @@
 """One piece of memory that several processes can see, without a name that could outlive a crash.
 
-Rule 1: nothing here has a name for longer than one function call. A crash at any moment leaves
-    nothing behind but what living processes have mapped.
+Rule 1: nothing here has a name, so a crash at any moment leaves nothing behind but what living
+    processes have mapped. (Where there is only ``shm_open``, it has one for two system calls.)
 Rule 2: a segment never shrinks under its readers (that would be SIGBUS), so memfds are sealed and
     the other kind is allocated in full before it is mapped.
 Rule 3: a map is never closed, only dropped: a view that somebody holds keeps it alive.
@@ -9,6 +9,7 @@ Rule 3: a map is never closed, only dropped: a view that somebody holds keeps it
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import sys
@@ -17,10 +18,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import Literal, TypeAlias
 
+    from trioipc.memory._cell import File
+
     Backend: TypeAlias = Literal["memfd", "shm", "plain"]
 
 # Set to "memfd", "shm" or "plain" to force one; the tests run over all of them.
 ENVIRONMENT_VARIABLE = "TRIOIPC_SEGMENT"
+
+# How a machine says that it has no such kind. Sandboxes (seccomp, gVisor) lack or forbid
+# memfd_create, as does sysctl vm.memfd_noexec=2; a chroot may have no /dev/shm, or a read-only one.
+# That there is no room or no descriptor left is not among them: it is true of the next kind too.
+_REFUSALS = {errno.ENOSYS, errno.EPERM, errno.EACCES, errno.ENOENT, errno.ENOTDIR, errno.EROFS}
 
 
 class Segment:
@@ -32,17 +40,19 @@ class Segment:
       size: In bytes, at least 1.
     """
 
-    __slots__ = ("__weakref__", "descriptor", "memory", "size")
+    __slots__ = ("__weakref__", "descriptor", "file", "memory", "size")
 
     def __init__(self, descriptor: int | None, size: int) -> None:
         self.descriptor: int | None = None
+        # Set where locks on the file are taken; it may have to keep it open for a while.
+        self.file: File | None = None
         self.size = size
         self.memory: mmap.mmap | bytearray
         if descriptor is None:
             self.memory = bytearray(size)
             return
         try:
-            self.memory = mmap.mmap(descriptor, size)
+            self.memory = _map(descriptor, size)
         except BaseException:
             os.close(descriptor)
             raise
@@ -81,28 +91,37 @@ class Segment:
             self.descriptor = None
 
     def __del__(self) -> None:
+        if self.descriptor is not None and self.file is not None and not self.file.may_close:
+            self.file.leaving.append((self.descriptor, self.memory))
+            return
         self.release()
 
 
-def create(size: int, backend: Backend | None = None) -> Segment:
+def create(size: int, backend: Backend | None = None, *, or_plain: bool = False) -> Segment:
     """Make a segment of ``size`` bytes, all zero.
 
     Args:
       size: In bytes; 0 is rounded up to 1.
-      backend: Which kind; None takes the best of this platform, or what the environment variable
-        ``TRIOIPC_SEGMENT`` says.
+      backend: Which kind; None takes what the environment variable ``TRIOIPC_SEGMENT`` says, or
+        else the first that this machine does not refuse.
+      or_plain: Whether memory that cannot leave the process will do where it refuses all others.
 
     Raises:
-      OSError: if there is no memory or descriptor left for it.
+      OSError: if there is no memory or descriptor left for it, or this machine refuses.
+      ValueError: if there is no such kind.
     """
     size = max(size, 1)
-    chosen = backend or os.environ.get(ENVIRONMENT_VARIABLE) or best_backend()
-    if chosen == "plain":
-        return Segment(None, size)
-    if chosen not in _OPENERS:
-        kinds = ", ".join(sorted([*_OPENERS, "plain"]))
-        raise ValueError(f"{ENVIRONMENT_VARIABLE} must be one of {kinds}, not {chosen!r}")
-    return Segment(_OPENERS[chosen](size), size)
+    forced = backend or os.environ.get(ENVIRONMENT_VARIABLE)
+    if forced:
+        return _create(forced, size)
+    kinds = [*_SHARED, "plain"] if or_plain or not _SHARED else _SHARED
+    for kind in kinds[:-1]:
+        try:
+            return _create(kind, size)
+        except OSError as error:
+            if error.errno not in _REFUSALS:
+                raise
+    return _create(kinds[-1], size)
 
 
 def adopt(descriptor: int, size: int) -> Segment:
@@ -124,15 +143,39 @@ def adopt(descriptor: int, size: int) -> Segment:
 
 
 def best_backend() -> Backend:
-    """Say which kind of segment this platform offers; ``"plain"`` cannot leave the process."""
-    if sys.platform == "linux":
-        return "memfd"
-    return "shm" if os.name == "posix" else "plain"
+    """Say which kind of segment this machine offers; ``"plain"`` cannot leave the process."""
+    for kind in _SHARED:
+        try:
+            _create(kind, 1)
+        except OSError as error:
+            if error.errno in _REFUSALS:
+                continue
+        return kind
+    return "plain"
+
+
+def _create(kind: str, size: int) -> Segment:
+    if kind == "plain":
+        return Segment(None, size)
+    if kind not in _OPENERS:
+        kinds = ", ".join(sorted([*_OPENERS, "plain"]))
+        raise ValueError(f"{ENVIRONMENT_VARIABLE} must be one of {kinds}, not {kind!r}")
+    try:
+        return Segment(_OPENERS[kind](size), size)
+    except OSError as error:
+        text = f"no segment of {size} bytes ({kind}): {error.strerror}"
+        raise OSError(error.errno, text) from error
+
+
+def _map(descriptor: int, size: int) -> mmap.mmap:
+    if sys.version_info >= (3, 13):  # before, each map had a descriptor of its own, too
+        return mmap.mmap(descriptor, size, trackfd=False)
+    return mmap.mmap(descriptor, size)
 
 
 def _open_memfd(size: int) -> int:
     if sys.platform != "linux":
-        raise OSError("only Linux has memfds")
+        raise OSError(errno.ENOSYS, "only Linux has memfds")
     import fcntl
 
     descriptor = os.memfd_create("trioipc", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
@@ -146,15 +189,10 @@ def _open_memfd(size: int) -> int:
 
 
 def _open_shm(size: int) -> int:
-    import _posixshmem
-    import secrets  # 7 ms of OpenSSL, which a worker would pay for when it starts
-
-    # 31 characters with the slash is all that macOS takes.
-    name = f"/tipc-{secrets.token_hex(8)}"
-    descriptor: int = _posixshmem.shm_open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode=0o600)
+    descriptor = _open_without_name()
+    if descriptor is None:
+        descriptor = _open_by_name()
     try:
-        _posixshmem.shm_unlink(name)
-        os.set_inheritable(descriptor, False)
         os.ftruncate(descriptor, size)
         if hasattr(os, "posix_fallocate"):  # a full /dev/shm is ENOSPC here, not SIGBUS later
             os.posix_fallocate(descriptor, 0, size)
@@ -164,4 +202,38 @@ def _open_shm(size: int) -> int:
     return descriptor
 
 
+def _open_without_name() -> int | None:
+    """Open a file that no crash can leave; one in ten of those killed in `_open_by_name` did."""
+    if sys.platform != "linux":
+        return None
+    try:
+        return os.open("/dev/shm", os.O_RDWR | os.O_TMPFILE | os.O_EXCL, mode=0o600)
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.EISDIR):  # not in this file system
+            return None
+        raise
+
+
+def _open_by_name() -> int:
+    import _posixshmem
+    import secrets  # 7 ms of OpenSSL, which a worker would pay for when it starts
+
+    # 31 characters with the slash is all that macOS takes.
+    name = f"/tipc-{secrets.token_hex(8)}"
+    descriptor: int = _posixshmem.shm_open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode=0o600)
+    try:
+        _posixshmem.shm_unlink(name)
+        os.set_inheritable(descriptor, False)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
 _OPENERS = {"memfd": _open_memfd, "shm": _open_shm}
+# What this platform can share between processes, the best first.
+_SHARED: list[Backend] = []
+if sys.platform == "linux":
+    _SHARED = ["memfd", "shm"]
+elif os.name == "posix":
+    _SHARED = ["shm"]

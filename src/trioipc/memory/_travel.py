@@ -15,6 +15,7 @@ Every ticket names the file by device and inode. Another file is an error, never
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from itertools import count
@@ -43,11 +44,13 @@ class Parcel:
     __slots__ = ("descriptor", "size")
 
     def __init__(self, descriptor: int, size: int) -> None:
+        self.descriptor: int | None = None  # if there is none left, there is none to close
         self.descriptor = os.dup(descriptor)
         self.size = size
 
     def __del__(self) -> None:
-        os.close(self.descriptor)
+        if self.descriptor is not None:
+            os.close(self.descriptor)
 
 
 class _Here(threading.local):
@@ -124,6 +127,7 @@ def take(ticket: Ticket) -> Segment:
 
     Raises:
       SharedStateError: if it cannot be had any more.
+      OSError: if there is no descriptor left for it.
     """
     size, identity, means = ticket
     if isinstance(means, int):
@@ -149,14 +153,18 @@ def take(ticket: Ticket) -> Segment:
 def _from_sharer(duplicate: Any, pid: int, descriptor: int) -> int | None:
     try:
         return int(duplicate.detach())
-    except (OSError, EOFError, KeyError):  # it was fetched before, or the sender is gone
+    # It was fetched before, or the sender is gone; multiprocessing says RuntimeError if it came but
+    # there was no descriptor left for it.
+    except (OSError, EOFError, KeyError, RuntimeError):
         return None
 
 
 def _from_sender(duplicate: Any, pid: int, descriptor: int) -> int | None:
     try:
         return os.open(f"/proc/{pid}/fd/{descriptor}", os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):  # that is no fault of the sender's
+            raise
         return None
 
 

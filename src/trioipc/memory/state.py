@@ -47,7 +47,7 @@ _VERSION = 1
 
 
 def is_shared_memory_available() -> bool:
-    """Say whether this platform has memory that several processes can share."""
+    """Say whether this machine has memory that several processes can share."""
     return best_backend() != "plain"
 
 
@@ -89,7 +89,7 @@ class _State:
 
     def _make(self) -> None:
         """Have a segment of one's own."""
-        segment = create(self._nbytes())
+        segment = create(self._nbytes(), or_plain=True)
         self._attach(memoryview(segment.memory), segment, CellLock(segment))
         self._whole.cast("Q")[0] = self._header()
 
@@ -103,9 +103,8 @@ class _State:
     def _from_ticket(cls, ticket: _travel.Ticket) -> Self:
         """Make one over the memory that another process has sent."""
         segment = _travel.take(ticket)
-        is_own = segment.reopen()
         state = cls.__new__(cls)
-        state._attach(memoryview(segment.memory), segment, CellLock(segment, is_own=is_own))
+        state._attach(memoryview(segment.memory), segment, CellLock(segment, is_own=False))
         state._check_header(state._whole)
         return state
 
@@ -181,8 +180,8 @@ class _State:
         """Let go of the memory, which stays as long as somebody looks at it. Twice is fine."""
         self._cells = cast("memoryview", _Closed(type(self).__name__))
         self._whole = memoryview(b"")
-        self._lock.close()
         self._segment = None
+        self._lock.close()
 
     def __enter__(self) -> Self:
         return self
