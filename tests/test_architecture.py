@@ -17,6 +17,8 @@ FLOORS = ["", "memory", "protocol", "worker", "builtin", "pool", "bridge"]
 IN_WORKERS = {"", "memory", "protocol", "worker", "builtin"}
 # Loaded when something is awaited, and so only where Trio runs.
 AWAITED = "trioipc.memory._watch"
+# Loaded by workers that run asynchronous functions, and by no others.
+ASYNCHRONOUS = "trioipc.worker._serve_io"
 
 
 def floor_of(module: str) -> str:
@@ -58,7 +60,7 @@ def broken_rules(module: str, text: str) -> list[str]:
     wrong = []
     for name in sorted(imports_of(ast.parse(text))):
         top = name.split(".")[0]
-        if module == AWAITED:
+        if module in (AWAITED, ASYNCHRONOUS):
             continue
         if top in ("trio", "trio_parallel", "tricycle") and floor in IN_WORKERS:
             wrong.append(f"{module} imports {name}, but runs in workers")

@@ -322,7 +322,9 @@ class Dispatcher:
         step = ladder.climb(now, looked=ticks > 0)
         if step == "interrupt":
             request._step("interrupt")
-            worker.endpoint.interrupt()
+            if not worker.endpoint.interrupt() and self.engine.places > 1:
+                # Others on it have until it is killed to finish.
+                self.retire(worker, "killed")
         elif step == "kill":
             request._step("kill")
             worker.reason = "killed"

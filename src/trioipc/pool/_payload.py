@@ -243,6 +243,20 @@ def refuse_asynchronous(function: Callable[..., Any]) -> None:
         raise TypeError(f"{name} is a generator; its items come home by stream(), not run()")
 
 
+def refuse_synchronous(function: Callable[..., Any]) -> None:
+    """Refuse functions that would hold up all others of an io worker.
+
+    Raises:
+      TypeError: if it is not asynchronous.
+    """
+    target = function
+    while isinstance(target, functools.partial):
+        target = target.func
+    if not inspect.iscoroutinefunction(target):
+        name = function_name(function)
+        raise TypeError(f"{name} is not asynchronous; only workers of kind='cpu' run it")
+
+
 def function_name(function: object) -> str:
     """Return how a function is called, for people."""
     while isinstance(function, functools.partial):

@@ -44,6 +44,7 @@ from trioipc.pool._payload import (
     ProcessCall,
     cannot_pickle,
     refuse_asynchronous,
+    refuse_synchronous,
 )
 from trioipc.pool._slot import set_cancel, set_limit, snapshot
 from trioipc.pool._store import ArenaStatistics, Store
@@ -64,12 +65,14 @@ from trioipc.protocol._codec import (
     encode,
     lift_arguments,
     split_frames,
+    stop_frame,
 )
 from trioipc.worker._wires import Ticket
+from trioipc.worker.registry import perform
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, Literal
 
     from trioipc.pool._endpoint import Answer, Call
 
@@ -84,6 +87,9 @@ _HANDSHAKE_SECONDS = 3600.0
 _QUICK_NANOSECONDS = 60_000
 _PEEK_NANOSECONDS = 40_000
 _WAKE_NANOSECONDS = 150_000
+# How many requests an io worker holds: each is a slot of 256 bytes, whether used or not.
+_IO_PLACES = 256
+
 # A worker spins this long before it sleeps.
 _AWAKE_NANOSECONDS = 80_000
 # So many calls are not looked for after one that was looked for in vain.
@@ -135,21 +141,23 @@ class ProcessEngine(Engine):
       name: The pool's name.
       modules: What each worker loads before it is ready.
       start_timeout: Seconds until a worker that is not ready has failed.
-      places: How many requests a worker holds at a time.
+      kind: ``"cpu"`` or ``"io"``.
       arena_bytes: How much shared memory for payloads is kept.
     """
 
     name: str
     modules: tuple[str, ...] = ()
     start_timeout: float = 30.0
-    places: int = 1
+    kind: Literal["cpu", "io"] = "cpu"
     arena_bytes: float = 256 << 20
+    places: int = attrs.field(init=False)
     store: Store = attrs.field(init=False)
     # {function: its call without arguments, which is always the same}
     _functions: dict[Any, ProcessCall] = attrs.field(factory=dict, init=False)
     known_operations: tuple[tuple[str, str, bool], ...] = attrs.field(default=(), init=False)
 
     def __attrs_post_init__(self) -> None:
+        self.places = _IO_PLACES if self.kind == "io" else 1
         self.store = Store(self.arena_bytes)
 
     def prepare(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Call:
@@ -158,7 +166,7 @@ class ProcessEngine(Engine):
             return self._prepare_inline(function, arguments)
         known = self._functions.get(function)
         if known is None:
-            refuse_asynchronous(function)
+            self._refuse(function)
             try:
                 pickled = pickle.dumps(function, 5)
             except (Exception, SystemExit) as error:
@@ -178,12 +186,19 @@ class ProcessEngine(Engine):
     def _prepare_inline(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Call:
         if not callable(function):
             raise TypeError(f"the function must be callable, not {type(function).__name__}")
-        refuse_asynchronous(function)
+        self._refuse(function)
         try:
             encoded = encode((function, lift_arguments(arguments)))
             return ProcessCall(INLINE, b"", encoded, self.store)
         except (Exception, SystemExit) as error:
             raise cannot_pickle(function, arguments, error) from error
+
+    def _refuse(self, function: Callable[..., Any]) -> None:
+        """Refuse functions that workers of this kind do not run."""
+        if self.kind == "cpu":
+            refuse_asynchronous(function)
+        elif function is not perform:
+            refuse_synchronous(function)
 
     def endpoint(self) -> Endpoint:
         """Make a worker process, not started yet."""
@@ -226,6 +241,8 @@ class ProcessEndpoint(Endpoint):
         self._heard_at = 0
         self._was_quick = False
         self._lesson = 0
+        # How many calls it has not answered.
+        self._calls = 0
         self._wires: ParentWires | None = None
         self._beside: ParentBeside | None = None
         self._connected = trio.Event()
@@ -298,6 +315,7 @@ class ProcessEndpoint(Endpoint):
             token=listener.token,
             version=__version__,
             protocol=VERSION,
+            kind=self._engine.kind,
             name=self._engine.name,
             modules=self._engine.modules,
             slots=self._engine.places,
@@ -423,6 +441,7 @@ class ProcessEndpoint(Endpoint):
                 self._beside.returned(generation)
                 return
             answer = ProcessAnswer(kind, flags, *self._beside.take_in(body, flags))
+        self._calls -= 1
         self._heard_at = time.perf_counter_ns()
         self._was_quick = self._slots[slot][TOOK] < _QUICK_NANOSECONDS
         if self._lesson:
@@ -430,8 +449,7 @@ class ProcessEndpoint(Endpoint):
         self._hear(generation, answer)
 
     def _is_at_rest(self) -> bool:
-        cells, over = self._last
-        return cells[STATE] == over
+        return not self._calls
 
     def post(
         self, call: Call, slot: int, generation: int, serial: int, limit: float, since: int
@@ -447,6 +465,7 @@ class ProcessEndpoint(Endpoint):
         cells[SUBMITTED_AT] = since
         self._last = cells, generation << 2 | OVER
         self._posted_at = since
+        self._calls += 1
         number = call.number
         frame = TO_WORKER.pack(len(body), CALL, call.flags, slot, number, generation, serial)
         if body:
@@ -529,9 +548,13 @@ class ProcessEndpoint(Endpoint):
     def cancel(self, slot: int, generation: int, reason: str | None) -> None:
         """Set the cancel word; see `Endpoint.cancel`."""
         set_cancel(self._slots[slot], generation, reason)
+        if self._engine.kind == "io":
+            self._send(stop_frame(slot, generation))
 
     def interrupt(self) -> bool:
         """Signal the worker to look at its slot."""
+        if self._engine.kind == "io":
+            return False
         return self._host.signal(getattr(signal, "SIGUSR1", None))
 
     def kill(self) -> bool:

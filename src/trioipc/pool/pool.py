@@ -54,8 +54,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-Kind: TypeAlias = Literal["cpu", "thread"]
-_KINDS: tuple[Kind, ...] = ("cpu", "thread")
+Kind: TypeAlias = Literal["cpu", "io", "thread"]
+_KINDS: tuple[Kind, ...] = ("cpu", "io", "thread")
 
 
 # [0]: how often this process is a fork of one that had loaded us. A cell, for it is read often.
@@ -612,7 +612,9 @@ async def open_worker_pool(
     Args:
       size: The most workers there are; None for one a core that this process may use.
       modules: Modules that each worker loads, for their `operation` functions.
-      kind: ``"cpu"`` for worker processes, ``"thread"`` for threads of this process.
+      kind: ``"cpu"`` for worker processes that run one function at a time, ``"io"`` for those
+        that run many asynchronous ones at once, each process under one ``trio.run``; ``"thread"``
+        for threads of this process.
       strategy: ``"least-busy"`` or ``"round-robin"``.
       task_timeout: Seconds that a request may run.
       queue_timeout: Seconds that it may wait before that.
@@ -649,11 +651,12 @@ async def open_worker_pool(
     names = module_names(modules)
     limit = seconds("start_timeout", start_timeout)
     engine: Engine
-    if one_of("kind", kind, _KINDS) == "thread":
+    one_of("kind", kind, _KINDS)
+    if kind == "thread":
         engine = ThreadEngine(name, names)
     else:
         refuse_nested()
-        engine = ProcessEngine(name, names, limit, arena_bytes=options.max_arena_bytes)
+        engine = ProcessEngine(name, names, limit, kind, options.max_arena_bytes)
     async with open_on(engine, options) as pool:
         yield pool
 

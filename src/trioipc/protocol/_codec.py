@@ -46,8 +46,9 @@ FRAME_LIMIT = 48 << 10
 TO_WORKER = struct.Struct("<IBBHIQQ")
 # DEFINE: a function and its number. FREE: a slab of the worker's is no longer looked at; DROP: it
 # is not wanted again. FORGET: one of the parent's will not come again. Their numbers are in the
-# place of the generation; each side counts its own.
-DEFINE, CALL, FREE, DROP, FORGET = range(5)
+# place of the generation; each side counts its own. STOP: a call was cancelled, for workers that do
+# not look at its slot.
+DEFINE, CALL, FREE, DROP, FORGET, STOP = range(6)
 # The function number of a call whose body holds the function too.
 INLINE = 0xFFFFFFFF
 
@@ -258,6 +259,11 @@ def define_frame(number: int, function: bytes) -> bytes:
 def slab_frame(kind: int, number: int) -> bytes:
     """Write the frame that tells a worker what becomes of a slab."""
     return TO_WORKER.pack(0, kind, 0, 0, 0, number, 0)
+
+
+def stop_frame(slot: int, generation: int) -> bytes:
+    """Write the frame that tells a worker that a call was cancelled."""
+    return TO_WORKER.pack(0, STOP, 0, slot, 0, generation, 0)
 
 
 def return_frame(number: int) -> bytes:

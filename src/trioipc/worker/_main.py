@@ -29,11 +29,17 @@ def serve(ticket: Ticket) -> None:
     from trioipc.worker._orphan import die_with_parent, keep_descriptors_private
     from trioipc.worker._serve import Server
 
+    server_type = Server
+    if ticket.kind == "io":
+        from trioipc.worker._serve_io import IoServer
+
+        server_type = IoServer
+
     wires = take_over(control)
     try:
         die_with_parent()
         keep_descriptors_private()
-        server = Server(ticket, wires)
+        server = server_type(ticket, wires)
         server.prepare()
         try:
             server.loop()

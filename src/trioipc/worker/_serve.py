@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING
 
 from trioipc.memory._board import (
     CANCEL,
@@ -45,6 +45,7 @@ from trioipc.protocol._codec import (
     PAYLOAD,
     READY,
     SKIPPED,
+    STOP,
     TO_WORKER,
     decode,
     encode,
@@ -71,13 +72,12 @@ if TYPE_CHECKING:
 # pays no wake-up, 15 us instead of 58. It must yield in each turn: without that it keeps the
 # parent from the core that they share (32 us became 81).
 _SPIN_NANOSECONDS = 100_000
-_READ_SIZE = 64 << 10
+READ_SIZE = 64 << 10
 
 # What is wiped before an answer rather than after it: 10 us, less than a write of its own costs.
 _QUICK_WIPE = 256 << 10
 
 
-@final
 class Server:
     """One worker process that runs one call at a time."""
 
@@ -105,9 +105,13 @@ class Server:
           WorkerStartError: if one of them cannot be loaded.
         """
         load(self._ticket.modules)
-        self._executor.install()
+        self.listen_to_signals()
         ready = encode((os.getpid(), registered()))
         self._write(FROM_WORKER.pack(len(ready.body), READY, ready.flags, 0, 0) + ready.body)
+
+    def listen_to_signals(self) -> None:
+        """Have the function that runs interrupted by a signal, if it is to be."""
+        self._executor.install()
 
     def loop(self) -> None:
         """Answer calls until the parent closes its end."""
@@ -127,15 +131,15 @@ class Server:
         end = time.perf_counter_ns() + _SPIN_NANOSECONDS
         while time.perf_counter_ns() < end:
             try:
-                return os.read(calls, _READ_SIZE)
+                return os.read(calls, READ_SIZE)
             except BlockingIOError:
                 os.sched_yield()
         while self._beside is not None and self._beside.wipe_step():
             with contextlib.suppress(BlockingIOError):
-                return os.read(calls, _READ_SIZE)
+                return os.read(calls, READ_SIZE)
         os.set_blocking(calls, True)
         self._sleeps = True  # until the next time: who has waked us waits for an answer
-        return os.read(calls, _READ_SIZE)
+        return os.read(calls, READ_SIZE)
 
     def _write(self, frame: bytes) -> None:
         try:
@@ -151,8 +155,13 @@ class Server:
             self._call(slot, function, generation, serial, flags, body)
         elif kind == DEFINE:
             self._define(function, body)
+        elif kind == STOP:
+            self._stop(slot, generation)
         elif self._beside is not None:
             self._beside.hear(kind, generation)
+
+    def _stop(self, slot: int, generation: int) -> None:
+        """Do nothing: the function looks at its slot, or is interrupted."""
 
     def _define(self, number: int, pickled: bytes) -> None:
         try:
@@ -183,8 +192,19 @@ class Server:
             self._answer(slot, generation, frame)
             return
         request = CurrentRequest(cells, generation, f"{self._ticket.name}-{serial}", self._allocate)
+        self._start(request, slot, target, arguments)
+
+    def _start(
+        self,
+        request: CurrentRequest,
+        slot: int,
+        target: Callable[..., Any],
+        arguments: tuple[Any, ...],
+    ) -> None:
+        """Run a call to its end, and answer it."""
+        generation = request._generation
         kind, value = self._executor.run(request, target, arguments)
-        self._count(cells, started)
+        self._count(self._slots[slot])
         del target, arguments
         frame = self._frame(slot, generation, kind, value)
         del value
@@ -223,9 +243,9 @@ class Server:
             raise self._broken[number]
         return self._functions[number]
 
-    def _count(self, cells: memoryview, started: int) -> None:
+    def _count(self, cells: memoryview) -> None:
         """Count run, queue and total time; here it costs nobody's throughput."""
-        now = time.perf_counter_ns()
+        now, started = time.perf_counter_ns(), cells[STARTED_AT]
         cells[TOOK] = now - started
         submitted = cells[SUBMITTED_AT]
         run, queue, whole = self._histograms

@@ -37,6 +37,7 @@ class Ticket:
       token: What the parent knows us by; one-time and secret.
       version: Of the parent's trioipc.
       protocol: Of the parent's frames.
+      kind: ``"cpu"`` or ``"io"``.
       name: The pool's name, the first half of each request's id.
       modules: What to load before we are ready.
       slots: How many the board has.
@@ -47,6 +48,7 @@ class Ticket:
     __slots__ = (
         "address",
         "board_bytes",
+        "kind",
         "modules",
         "name",
         "protocol",
@@ -63,6 +65,7 @@ class Ticket:
         token: bytes,
         version: str,
         protocol: int,
+        kind: str,
         name: str,
         modules: tuple[str, ...],
         slots: int,
@@ -73,6 +76,7 @@ class Ticket:
         self.token = token
         self.version = version
         self.protocol = protocol
+        self.kind = kind
         self.name = name
         self.modules = modules
         self.slots = slots
