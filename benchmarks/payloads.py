@@ -9,7 +9,6 @@ from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING
 
-import attrs
 import trio
 import trio_parallel
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -27,16 +26,7 @@ STEP = 1 << 20
 _KEY, _NONCE = bytes(32), bytes(12)
 
 
-@attrs.frozen
-class Speed:
-    """What was measured of one way, in bytes per second."""
-
-    median: float
-
-
-async def _rates(
-    ways: dict[str, Callable[[], Awaitable[object]]], rounds: int
-) -> dict[str, float]:
+async def _rates(ways: dict[str, Callable[[], Awaitable[object]]], rounds: int) -> dict[str, float]:
     found: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
-from benchmarks import dispatch, requests, start
+from benchmarks import dispatch, large, payloads, requests, start
 from benchmarks.measure import machine
 
 if TYPE_CHECKING:
@@ -36,9 +36,12 @@ def main() -> None:
         figures += trio.run(measure, options.rounds)
     with tempfile.TemporaryDirectory() as folder:
         starts, more = start.figures(10, folder)
-    figures += more
+        figures += more
+        rates = trio.run(payloads.measure, options.rounds)
+        figures += payloads.figures(rates)
+        figures += trio.run(large.figures, options.rounds, folder)
     facts = machine()
-    page = _page(facts, rows, figures, starts)
+    page = _page(facts, rows, figures, starts, rates)
     print(page)
     if options.table:
         options.table.write_text(page)
@@ -47,13 +50,18 @@ def main() -> None:
             "machine": facts,
             "peers": {name: attrs.asdict(row) for name, row in rows.items()},
             "first answer": starts,
+            "bytes per second": rates,
             "figures": [attrs.asdict(figure) for figure in figures],
         }
         options.json.write_text(json.dumps(everything, indent=2) + "\n")
 
 
 def _page(
-    facts: dict[str, str], rows: dict[str, Row], figures: list[Figure], starts: dict[str, float]
+    facts: dict[str, str],
+    rows: dict[str, Row],
+    figures: list[Figure],
+    starts: dict[str, float],
+    rates: dict[str, float],
 ) -> str:
     """Write it all as Markdown."""
     lines = [
@@ -73,6 +81,8 @@ def _page(
         f"| {name} | {row.back_to_back * 1e6:.0f} | {row.with_gap * 1e6:.0f} | {row.rate:,.0f} |"
         for name, row in rows.items()
     ]
+    lines += ["", "64 MiB, one worker:", "", "| | GB/s |", "| --- | ---: |"]
+    lines += [f"| {name} | {rate / 1e9:.2f} |" for name, rate in rates.items()]
     lines += [
         "",
         f"First answer of a new pool of one: {starts['ours'] * 1000:.0f} ms, of a new "
