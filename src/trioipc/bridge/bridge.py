@@ -83,7 +83,7 @@ class WorkerBridge:
 
     _home: Home
     crypto: CryptoBridge
-    """AES-256-GCM and SHA-256."""
+    """AES-256-GCM, SHA-256, and keys from passwords."""
     file: FileBridge
     """SHA-256 and SHA-512."""
 
