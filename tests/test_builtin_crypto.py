@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextvars
 import errno
 import os
 import resource
@@ -23,8 +22,7 @@ from trioipc._errors import DataError, RequestInterrupt
 from trioipc.builtin import _files, crypto
 from trioipc.builtin._ciphers import TAG_SIZE, TagLast
 from trioipc.builtin.crypto import STEP, decrypt_file, encrypt_file
-from trioipc.memory._board import CANCEL, DONE, SLOT, TICK, TOTAL
-from trioipc.worker.request import CurrentRequest, set_context_request
+from watched import WatchedCells, call_watched, files_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,66 +36,9 @@ NONCE = bytes(range(12))
 SIZES = [0, 1, 15, 16, 17, STEP - 16, STEP - 1, STEP, STEP + 1, 2 * STEP + 7]
 
 
-class WatchedCells:
-    """A slot that notes the progress at each checkpoint, and does something there."""
-
-    def __init__(self, at_checkpoint: Callable[[int], object] = lambda number: None) -> None:
-        self.cells = memoryview(bytearray(SLOT * 8)).cast("Q")
-        self.seen: list[tuple[int, int]] = []
-        self.at_checkpoint = at_checkpoint
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.cells[index]
-
-    def __setitem__(self, index: int, value: int) -> None:
-        self.cells[index] = value
-        if index == TICK:
-            self.seen.append(self.progress())
-            self.at_checkpoint(value)
-
-    def progress(self) -> tuple[int, int]:
-        return self.cells[DONE], self.cells[TOTAL]
-
-    def cancel_at(self, checkpoint: int) -> WatchedCells:
-        """Cancel at that checkpoint."""
-
-        def cancel(number: int) -> None:
-            if number == checkpoint:
-                self.cells[CANCEL] = 1
-
-        self.at_checkpoint = cancel
-        return self
-
-
-def call_watched(
-    cells: WatchedCells, function: Callable[..., Any], *arguments: Any
-) -> tuple[Any, list[bytes]]:
-    """Call a function as the request of a slot.
-
-    Returns:
-      What it returned or the exception it raised, and the memory that it allocated, afterwards.
-    """
-    request = CurrentRequest(cells, 1, "test", shared=False)  # type: ignore[arg-type]
-
-    def call() -> Any:
-        set_context_request(request)
-        try:
-            return function(*arguments)
-        except BaseException as error:
-            return error
-
-    result = contextvars.copy_context().run(call)
-    return result, [bytes(segment.memory) for segment in request.segments]
-
-
 def encrypt(data: bytes, associated_data: bytes | None = None) -> bytes:
     """Encrypt with somebody else's code."""
     return AESGCM(KEY).encrypt(NONCE, data, associated_data)
-
-
-def files_in(folder: Path) -> dict[str, bytes]:
-    """Return {name: content} of all files, hidden ones as well."""
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.fixture
