@@ -42,9 +42,11 @@ async def test_connectivity(
       A result for each, in their order.
     """
     refuse_missing_extra()
-    from trioipc.builtin import _http
+    from trioipc.builtin import _rooms
 
-    return await _http.test_connectivity(urls, timeout, allow_private)
+    room = await _rooms.load("_http")
+    result: list[ConnectivityResult] = await room.test_connectivity(urls, timeout, allow_private)
+    return result
 
 
 @operation(channel="network", idempotent=True)
@@ -60,9 +62,11 @@ async def resolve_ice(stun_servers: list[str], timeout: float, allow_private: bo
       The candidates.
     """
     refuse_missing_extra()
-    from trioipc.builtin import _ice
+    from trioipc.builtin import _rooms
 
-    return await _ice.resolve_ice(stun_servers, timeout, allow_private)
+    room = await _rooms.load("_ice")
+    result: IceResult = await room.resolve_ice(stun_servers, timeout, allow_private)
+    return result
 
 
 @operation(channel="network", idempotent=True)
@@ -81,9 +85,11 @@ async def bandwidth_test(
       The measurement.
     """
     refuse_missing_extra()
-    from trioipc.builtin import _http
+    from trioipc.builtin import _rooms
 
-    return await _http.bandwidth_test(url, payload_size, timeout, allow_private)
+    room = await _rooms.load("_http")
+    result: Bandwidth = await room.bandwidth_test(url, payload_size, timeout, allow_private)
+    return result
 
 
 @operation(channel="network", idempotent=True)
@@ -100,6 +106,8 @@ async def latency_check(url: str, samples: int, timeout: float, allow_private: b
       The measurement.
     """
     refuse_missing_extra()
-    from trioipc.builtin import _http
+    from trioipc.builtin import _rooms
 
-    return await _http.latency_check(url, samples, timeout, allow_private)
+    room = await _rooms.load("_http")
+    result: Latency = await room.latency_check(url, samples, timeout, allow_private)
+    return result
