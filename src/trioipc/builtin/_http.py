@@ -13,7 +13,7 @@ Rules:
 from __future__ import annotations
 
 import socket
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, final
 
 import attrs
@@ -48,10 +48,10 @@ MAX_AT_ONCE = 256
 MAX_BODY = 1 << 30
 
 _HEADERS = [
-    ("User-Agent", "trioipc"),
-    ("Accept", "*/*"),
-    ("Accept-Encoding", "identity"),
-    ("Connection", "close"),
+    (b"User-Agent", b"trioipc"),
+    (b"Accept", b"*/*"),
+    (b"Accept-Encoding", b"identity"),
+    (b"Connection", b"close"),
 ]
 
 
@@ -108,12 +108,13 @@ async def bandwidth_test(
         try:
             async with client.answer(parsed) as (response, sent):
                 progress.set_total(min(most, _length_of(response) or most))
-                async for part in response.aiter_stream():
-                    count = min(count + len(part), most)
-                    seconds = trio.current_time() - sent
-                    progress.set(count)
-                    if count == most:
-                        break
+                async with aclosing(response.aiter_stream()) as parts:
+                    async for part in parts:
+                        count = min(count + len(part), most)
+                        seconds = trio.current_time() - sent
+                        progress.set(count)
+                        if count == most:
+                            break
             failure = None
         except ProbeError as error:
             failure = error.failure
@@ -205,7 +206,11 @@ class _Client:
                     target.origin, ssl_context=context, network_backend=network
                 ) as connection,
                 connection.stream(
-                    "GET", target, headers=_HEADERS, extensions={"trace": trace}
+                    "GET",
+                    target,
+                    # Said here, since httpcore forgets the brackets of an IPv6 address.
+                    headers=[(b"Host", url.netloc), *_HEADERS],
+                    extensions={"trace": trace},
                 ) as response,
             ):
                 yield response, sent[0]

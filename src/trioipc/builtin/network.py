@@ -23,7 +23,7 @@ def refuse_missing_extra() -> None:
     for name in _NEEDED:
         if find_spec(name) is None:
             raise MissingExtraError(
-                f"network operations need {name}: pip install 'trioipc[network]'", name=name
+                f"network operations need {name}: pip install 'trioipc[network]'"
             )
 
 
