@@ -194,7 +194,6 @@ async def test_another_address_is_tried(dead: str) -> None:
         (redirect("//user:password@127.0.0.1/"), "redirect"),
         (redirect("http://127.0.0.1:99999/"), "redirect"),
         (redirect("http://[::1/"), "redirect"),
-        (redirect("http:///"), "redirect"),
         (redirect("/a b"), "redirect"),
         (redirect("\\\\127.0.0.1\\"), "redirect"),
         (redirect("/\xff"), "redirect"),
