@@ -207,6 +207,12 @@ async def test_rude_hosts(handler: Any, failure: Failure) -> None:
     assert host.connections == 1
 
 
+async def test_a_redirect_to_nowhere() -> None:
+    """Without a location, it is an answer like any other."""
+    async with serve(answer(b"", "302 Found")) as host:
+        assert (await reach(host.url)).status == 302
+
+
 async def test_a_host_that_leads_to_itself() -> None:
     """For ever, if one let it."""
     async with serve(redirect("/")) as host:

@@ -654,6 +654,14 @@ async def test_private_servers_are_not_asked(loopback: None) -> None:
     assert (result.success, asked) == (False, 0)
 
 
+async def test_a_server_there_is_no_way_to(loopback: None) -> None:
+    """From loopback nothing can be sent elsewhere, and that is seen at once."""
+    start = trio.current_time()
+    result = await ask("stun:198.51.100.1")
+    assert trio.current_time() - start < 2
+    assert (result.success, len(result.candidates)) == (False, 2)
+
+
 async def test_names_that_lead_nowhere(loopback: None) -> None:
     """A server without an address has not answered."""
     assert not (await ask(f"stun:{'a' * 70}.example")).success
