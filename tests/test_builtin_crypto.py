@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextvars
 import errno
 import os
 import resource
@@ -21,9 +20,9 @@ from hypothesis import strategies as st
 
 from trioipc._errors import DataError, RequestInterrupt
 from trioipc.builtin import _files, crypto
-from trioipc.builtin.crypto import STEP, TAG_SIZE, decrypt_file, encrypt_file
-from trioipc.memory._board import CANCEL, DONE, SLOT, TICK, TOTAL
-from trioipc.worker.request import CurrentRequest, set_context_request
+from trioipc.builtin._ciphers import TAG_SIZE, TagLast
+from trioipc.builtin.crypto import STEP, decrypt_file, encrypt_file
+from watched import WatchedCells, call_watched, files_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,74 +36,9 @@ NONCE = bytes(range(12))
 SIZES = [0, 1, 15, 16, 17, STEP - 16, STEP - 1, STEP, STEP + 1, 2 * STEP + 7]
 
 
-class WatchedCells:
-    """A slot that notes the progress at each checkpoint, and does something there."""
-
-    def __init__(self, at_checkpoint: Callable[[int], object] = lambda number: None) -> None:
-        self.cells = memoryview(bytearray(SLOT * 8)).cast("Q")
-        self.seen: list[tuple[int, int]] = []
-        self.at_checkpoint = at_checkpoint
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.cells[index]
-
-    def __setitem__(self, index: int, value: int) -> None:
-        self.cells[index] = value
-        if index == TICK:
-            self.seen.append(self.progress())
-            self.at_checkpoint(value)
-
-    def progress(self) -> tuple[int, int]:
-        return self.cells[DONE], self.cells[TOTAL]
-
-    def cancel_at(self, checkpoint: int) -> WatchedCells:
-        """Cancel at that checkpoint."""
-
-        def cancel(number: int) -> None:
-            if number == checkpoint:
-                self.cells[CANCEL] = 1
-
-        self.at_checkpoint = cancel
-        return self
-
-
-def call_watched(
-    cells: WatchedCells, function: Callable[..., Any], *arguments: Any
-) -> tuple[Any, list[bytes]]:
-    """Call a function as the request of a slot.
-
-    Returns:
-      What it returned or the exception it raised, and the memory that it allocated, afterwards.
-    """
-    allocated: list[bytearray] = []
-
-    def allocate(nbytes: int, blank: bool) -> memoryview:
-        allocated.append(bytearray(nbytes))
-        return memoryview(allocated[-1])
-
-    request = CurrentRequest(cells, 1, "test", allocate)  # type: ignore[arg-type]
-
-    def call() -> Any:
-        set_context_request(request)
-        try:
-            return function(*arguments)
-        except BaseException as error:
-            return error
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("trioipc.worker.request.OUT_OF_ARENA", 0)  # it sees the small ones as well
-        result = contextvars.copy_context().run(call)
-    return result, [bytes(memory) for memory in allocated]
-
-
 def encrypt(data: bytes, associated_data: bytes | None = None) -> bytes:
     """Encrypt with somebody else's code."""
     return AESGCM(KEY).encrypt(NONCE, data, associated_data)
-
-
-def files_in(folder: Path) -> dict[str, bytes]:
-    """Return {name: content} of all files, hidden ones as well."""
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.fixture
@@ -200,7 +134,7 @@ def test_files_are_encrypted_as_in_the_vectors(tmp_path: Path, target: tuple[str
     for vector in read_vectors("gcmEncryptExtIV256.rsp")[::15]:
         key, nonce, data, expected = parts(vector)
         source.write_bytes(vector["PT"] or b"")
-        size = encrypt_file(str(source), key, nonce, memoryview(data), *target)
+        size = encrypt_file(str(source), key, nonce, memoryview(data), "gcm", *target)
         assert size == len(expected)
         assert Path(target[0]).read_bytes() == expected
 
@@ -213,7 +147,7 @@ def test_files_are_decrypted_as_in_the_vectors(tmp_path: Path, target: tuple[str
         source.write_bytes(ciphertext)
         Path(target[0]).unlink(missing_ok=True)
         try:
-            decrypt_file(str(source), key, nonce, memoryview(data), *target)
+            decrypt_file(str(source), key, nonce, memoryview(data), "gcm", *target)
         except InvalidTag:
             pass
         expected = {} if vector["PT"] is None else {"out": vector["PT"]}
@@ -244,7 +178,7 @@ def test_the_tag_is_what_comes_last(lengths: list[int]) -> None:
     """However the bytes come, the last 16 are held back and the others come through."""
     data = bytes(i % 251 for i in range(sum(lengths)))
     ends = [sum(lengths[: i + 1]) for i in range(len(lengths))]
-    body = crypto.TagLast(
+    body = TagLast(
         memoryview(data)[end - length : end] for end, length in zip(ends, lengths, strict=True)
     )
     got = b"".join(map(bytes, body))
@@ -259,10 +193,10 @@ def test_round_trip_of_a_file(
     data = os.urandom(size)
     source = tmp_path / "source"
     source.write_bytes(data)
-    assert encrypt_file(str(source), KEY, NONCE, None, *target) == size + TAG_SIZE
+    assert encrypt_file(str(source), KEY, NONCE, None, "gcm", *target) == size + TAG_SIZE
     assert files_in(Path(target[0]).parent) == {"out": encrypt(data)}
     source.write_bytes(encrypt(data))
-    assert decrypt_file(str(source), KEY, NONCE, None, *target) == size
+    assert decrypt_file(str(source), KEY, NONCE, None, "gcm", *target) == size
     assert files_in(Path(target[0]).parent) == {"out": data}
 
 
@@ -313,7 +247,7 @@ def test_progress_of_two_passes_goes_up_once(
     """Where plaintext is verified first, the total is twice the source, and nothing starts over."""
     ciphertext = encrypt(bytes(STEP))
     cells = WatchedCells()
-    call_watched(cells, decrypt_file, memoryview(ciphertext), KEY, NONCE, None, *target)
+    call_watched(cells, decrypt_file, memoryview(ciphertext), KEY, NONCE, None, "gcm", *target)
     total = 2 * len(ciphertext)
     steps = [0, STEP, len(ciphertext), len(ciphertext) + STEP, total]
     assert cells.seen == [(done, total) for done in steps]
@@ -328,9 +262,9 @@ def test_memory_does_not_grow_with_the_file(
     os.truncate(source, 48 * STEP)
     tracemalloc.start()
     try:
-        encrypt_file(str(source), KEY, NONCE, None, *target)
+        encrypt_file(str(source), KEY, NONCE, None, "gcm", *target)
         os.replace(target[0], source)
-        decrypt_file(str(source), KEY, NONCE, None, *target)
+        decrypt_file(str(source), KEY, NONCE, None, "gcm", *target)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -366,6 +300,7 @@ def test_anything_wrong_is_an_invalid_tag(
         {"associated data": memoryview(b"other"), "no associated data": None}.get(
             wrong, memoryview(b"context")
         ),
+        "gcm",
         *target,
     )
     assert type(result) is InvalidTag
@@ -376,7 +311,7 @@ def test_what_does_not_verify_replaces_nothing(target: tuple[str, str], either_k
     """A file that was there stays as it was."""
     Path(target[0]).write_bytes(b"old")
     with pytest.raises(InvalidTag):
-        decrypt_file(memoryview(bytes(100)), KEY, NONCE, None, *target)
+        decrypt_file(memoryview(bytes(100)), KEY, NONCE, None, "gcm", *target)
     assert files_in(Path(target[0]).parent) == {"out": b"old"}
 
 
@@ -399,7 +334,7 @@ def test_what_is_shorter_than_a_tag_is_no_ciphertext(
     source = tmp_path / "source"
     source.write_bytes(bytes(size))
     with pytest.raises(DataError, match=f"only {size} bytes"):
-        decrypt_file(str(source), KEY, NONCE, None, *target)
+        decrypt_file(str(source), KEY, NONCE, None, "gcm", *target)
     assert files_in(Path(target[0]).parent) == {}
 
 
@@ -423,7 +358,7 @@ def test_a_nameless_file_is_not_seen(folder: Path, target: tuple[str, str]) -> N
     seen: list[list[str]] = []
     cells = WatchedCells(lambda number: seen.append(os.listdir(folder)))
     ciphertext = memoryview(encrypt(bytes(3 * STEP)))
-    result, _ = call_watched(cells, decrypt_file, ciphertext, KEY, NONCE, None, *target)
+    result, _ = call_watched(cells, decrypt_file, ciphertext, KEY, NONCE, None, "gcm", *target)
     assert result == 3 * STEP
     assert seen == [[]] * 5
 
@@ -436,7 +371,9 @@ def test_plaintext_has_no_name_before_it_has_verified(
     cells = WatchedCells(lambda number: sizes.append(os.path.getsize(target[1])))
     ciphertext = bytearray(encrypt(bytes(3 * STEP)))
     ciphertext[0] ^= 1
-    result, _ = call_watched(cells, decrypt_file, memoryview(ciphertext), KEY, NONCE, None, *target)
+    result, _ = call_watched(
+        cells, decrypt_file, memoryview(ciphertext), KEY, NONCE, None, "gcm", *target
+    )
     assert type(result) is InvalidTag
     assert sizes == [0] * 5
     assert files_in(folder) == {}
@@ -449,7 +386,7 @@ def test_the_spare_file_is_its_owners_alone(
     Path(target[0]).touch(0o644)
     modes: list[int] = []
     cells = WatchedCells(lambda number: modes.append(stat.S_IMODE(os.stat(target[1]).st_mode)))
-    call_watched(cells, encrypt_file, memoryview(b"abc"), KEY, NONCE, None, *target)
+    call_watched(cells, encrypt_file, memoryview(b"abc"), KEY, NONCE, None, "gcm", *target)
     assert modes == [0o600] * 2
 
 
@@ -465,7 +402,7 @@ def test_a_cancel_at_any_checkpoint_leaves_no_file(
     source = memoryview(encrypt(bytes(2 * STEP + 5)))
     for checkpoint in range(1, 20):
         cells = WatchedCells().cancel_at(checkpoint)
-        result, _ = call_watched(cells, function, source, KEY, NONCE, None, *target)
+        result, _ = call_watched(cells, function, source, KEY, NONCE, None, "gcm", *target)
         if not isinstance(result, RequestInterrupt):
             break
         assert files_in(Path(target[0]).parent) == {"out": b"old"}
@@ -531,7 +468,7 @@ def test_a_ciphertext_that_changes_between_two_passes_is_not_published(
             os.truncate(source, 21)
 
     result, _ = call_watched(
-        WatchedCells(alter), decrypt_file, str(source), KEY, NONCE, None, *target
+        WatchedCells(alter), decrypt_file, str(source), KEY, NONCE, None, "gcm", *target
     )
     assert type(result) is InvalidTag
     assert files_in(Path(target[0]).parent) == {}
@@ -555,7 +492,7 @@ def test_a_full_disk_leaves_nothing(target: tuple[str, str], either_kind: str) -
     """When the disk refuses more, that is an OSError, and all that was written is gone."""
     Path(target[0]).write_bytes(b"old")
     with file_size_limit(STEP + 10), pytest.raises(OSError) as caught:  # noqa: PT011 - see below
-        encrypt_file(memoryview(bytes(3 * STEP)), KEY, NONCE, None, *target)
+        encrypt_file(memoryview(bytes(3 * STEP)), KEY, NONCE, None, "gcm", *target)
     assert caught.value.errno == errno.EFBIG
     assert files_in(Path(target[0]).parent) == {"out": b"old"}
 
@@ -567,7 +504,7 @@ def test_a_new_file_is_its_owners_alone(
     """Its mode is 0600, whatever the umask."""
     before = os.umask(mask)
     try:
-        encrypt_file(memoryview(b""), KEY, NONCE, None, *target)
+        encrypt_file(memoryview(b""), KEY, NONCE, None, "gcm", *target)
     finally:
         os.umask(before)
     assert stat.S_IMODE(os.stat(target[0]).st_mode) == 0o600
@@ -580,7 +517,7 @@ def test_a_replaced_file_keeps_its_mode(
     """The permission bits stay; setuid does not survive other content."""
     Path(target[0]).touch()
     os.chmod(target[0], old)
-    encrypt_file(memoryview(b""), KEY, NONCE, None, *target)
+    encrypt_file(memoryview(b""), KEY, NONCE, None, "gcm", *target)
     assert stat.S_IMODE(os.stat(target[0]).st_mode) == new
 
 
@@ -590,7 +527,7 @@ def test_other_names_of_a_replaced_file_keep_the_old_content(
     """The destination becomes another file; a hard link to the old one still leads there."""
     Path(target[0]).write_bytes(b"old")
     os.link(target[0], folder / "other")
-    encrypt_file(memoryview(b"new"), KEY, NONCE, None, *target)
+    encrypt_file(memoryview(b"new"), KEY, NONCE, None, "gcm", *target)
     assert files_in(folder) == {"out": encrypt(b"new"), "other": b"old"}
 
 
@@ -599,7 +536,7 @@ def test_a_spare_file_of_a_dead_worker_is_replaced(
 ) -> None:
     """The second try of a request whose first worker was killed finds its remains."""
     Path(target[1]).write_bytes(b"remains")
-    encrypt_file(memoryview(b"new"), KEY, NONCE, None, *target)
+    encrypt_file(memoryview(b"new"), KEY, NONCE, None, "gcm", *target)
     assert files_in(folder) == {"out": encrypt(b"new")}
 
 
@@ -608,7 +545,7 @@ def test_a_folder_is_no_destination(folder: Path, either_kind: str) -> None:
     spare = str(folder) + ".spare"
     cells = WatchedCells()
     result, _ = call_watched(
-        cells, encrypt_file, memoryview(b""), KEY, NONCE, None, str(folder), spare
+        cells, encrypt_file, memoryview(b""), KEY, NONCE, None, "gcm", str(folder), spare
     )
     assert type(result) is IsADirectoryError
     assert cells.seen == []
@@ -618,7 +555,7 @@ def test_a_pipe_is_no_destination(folder: Path, target: tuple[str, str], either_
     """What is no regular file is not replaced by one."""
     os.mkfifo(target[0])
     with pytest.raises(OSError, match="regular file"):
-        encrypt_file(memoryview(b""), KEY, NONCE, None, *target)
+        encrypt_file(memoryview(b""), KEY, NONCE, None, "gcm", *target)
     assert stat.S_ISFIFO(os.stat(target[0]).st_mode)
     assert os.listdir(folder) == ["out"]
 
@@ -627,7 +564,7 @@ def test_a_destination_needs_its_folder(folder: Path, either_kind: str) -> None:
     """Without the folder it is a FileNotFoundError; none is made."""
     target = str(folder / "missing" / "out")
     with pytest.raises(FileNotFoundError):
-        encrypt_file(memoryview(b""), KEY, NONCE, None, target, target + ".spare")
+        encrypt_file(memoryview(b""), KEY, NONCE, None, "gcm", target, target + ".spare")
     assert os.listdir(folder) == []
 
 
@@ -638,9 +575,9 @@ def test_no_descriptor_stays_open(
     source = tmp_path / "source"
     source.write_bytes(bytes(STEP))
     before = os.listdir("/dev/fd")
-    encrypt_file(str(source), KEY, NONCE, None, *target)
+    encrypt_file(str(source), KEY, NONCE, None, "gcm", *target)
     with pytest.raises(InvalidTag):
-        decrypt_file(str(source), KEY, NONCE, None, *target)
+        decrypt_file(str(source), KEY, NONCE, None, "gcm", *target)
     cells = WatchedCells().cancel_at(2)
-    call_watched(cells, encrypt_file, str(source), KEY, NONCE, None, *target)
+    call_watched(cells, encrypt_file, str(source), KEY, NONCE, None, "gcm", *target)
     assert os.listdir("/dev/fd") == before

@@ -34,6 +34,11 @@ if TYPE_CHECKING:
     from trioipc.bridge.bridge import open_worker_bridge as open_worker_bridge
     from trioipc.bridge.crypto import Encrypted as Encrypted
     from trioipc.bridge.file import FileHash as FileHash
+    from trioipc.builtin._probe import Bandwidth as Bandwidth
+    from trioipc.builtin._probe import ConnectivityResult as ConnectivityResult
+    from trioipc.builtin._probe import IceCandidate as IceCandidate
+    from trioipc.builtin._probe import IceResult as IceResult
+    from trioipc.builtin._probe import Latency as Latency
     from trioipc.memory.state import SharedCancellation as SharedCancellation
     from trioipc.memory.state import SharedCounter as SharedCounter
     from trioipc.memory.state import SharedFlag as SharedFlag
@@ -93,6 +98,13 @@ _HOMES = {
     ),
     "trioipc.bridge.crypto": ("Encrypted",),
     "trioipc.bridge.file": ("FileHash",),
+    "trioipc.builtin._probe": (
+        "Bandwidth",
+        "ConnectivityResult",
+        "IceCandidate",
+        "IceResult",
+        "Latency",
+    ),
     "trioipc.memory.state": (
         "SharedCancellation",
         "SharedCounter",

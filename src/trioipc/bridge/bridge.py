@@ -22,8 +22,10 @@ import trio
 from trio.lowlevel import RunVar
 
 from trioipc._errors import FallbackWarning, WorkerError, WorkerStartError
+from trioipc.bridge._here import run_here
 from trioipc.bridge.crypto import CryptoBridge
 from trioipc.bridge.file import FileBridge
+from trioipc.bridge.network import NetworkBridge
 from trioipc.pool._block import block
 from trioipc.pool._options import module_names, one_of
 from trioipc.pool._process import refuse_nested
@@ -83,9 +85,11 @@ class WorkerBridge:
 
     _home: Home
     crypto: CryptoBridge
-    """AES-256-GCM and SHA-256."""
+    """AES-256-GCM, SHA-256, and keys from passwords."""
     file: FileBridge
     """SHA-256 and SHA-512."""
+    network: NetworkBridge
+    """Connectivity, bandwidth, latency, ICE candidates."""
 
     def __repr__(self) -> str:
         where = "threads" if self.placed.kind == "thread" else "processes"
@@ -108,7 +112,7 @@ class WorkerBridge:
 
 
 def _build(home: Home) -> WorkerBridge:
-    return WorkerBridge(home, CryptoBridge(home.run), FileBridge(home.run))
+    return WorkerBridge(home, CryptoBridge(home.run), FileBridge(home.run), NetworkBridge(run_here))
 
 
 @final

@@ -202,7 +202,7 @@ class Nowhere:
     visible = False
 
     def __init__(self) -> None:
-        self._scratch = memoryview(b"")
+        self._scratch = memoryview(bytearray())
 
     def room(self, count: int) -> memoryview:
         """Return the same memory each time."""
@@ -278,7 +278,7 @@ class FileOutput:
     def __init__(self, path: str, spare: str) -> None:
         self._path = path
         self._spare = spare
-        self._scratch = memoryview(b"")
+        self._scratch = memoryview(bytearray())
         self._size = 0
         _mode_for(path)
         # What a worker left that died with this request before us: only it knew the name.

@@ -1,0 +1,121 @@
+"""Where an operation runs, call by call, for bridges that are told to find out.
+
+Pure: it is told what calls have cost, and asked where the next one costs least.
+
+- Inline, in the caller's task: nothing is cheaper for a few bytes, but the event loop stands still
+  meanwhile. So only where that is known, or can be expected, to be short.
+- On a thread: nothing is copied. But a thread cannot be killed, results are in fresh memory, and
+  work that does not let go of the GIL holds up the event loop in turns of 5 ms.
+- In a process: results are in warm memory, and everything can be killed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from typing import Literal, TypeAlias, final
+
+import attrs
+
+Place: TypeAlias = Literal["inline", "thread", "process"]
+PLACES: tuple[Place, ...] = ("inline", "thread", "process")
+
+# The event loop may be held this long by work of ours, in seconds.
+INLINE_SECONDS = 200e-6
+
+# What is expected to be done inline in that time before anything is known: 80 MB/s, which is what
+# the slowest operations do (brotli, and the start of OpenSSL's ciphers).
+_INLINE_BYTES = 16 << 10
+
+# So often each place is tried for a size: the first calls find memory cold. The best of the last
+# ones counts, since what else the machine does only ever makes calls slower.
+_TRIES = 4
+_KEPT = 5
+# A place is not even tried where its neighbours in size say that it takes so many times longer.
+_HOPELESS = 3.0
+# The next best is tried again so often, for machines change.
+_CALLS_BETWEEN_TRIES = 200
+
+
+@final
+@attrs.frozen
+class Choice:
+    """Where a call is to run, and why there."""
+
+    place: Place
+    reason: str
+
+
+@final
+@attrs.define(eq=False)
+class Chooser:
+    """Learns what operations cost in each place, by size in powers of two."""
+
+    # {(operation, place, size): seconds of the last calls, from the call to its result}
+    _seconds: dict[tuple[str, Place, int], deque[float]] = attrs.field(factory=dict, init=False)
+    _calls: Counter[tuple[str, int]] = attrs.field(factory=Counter, init=False)
+
+    def learn(self, operation: str, place: Place, nbytes: int, seconds: float) -> None:
+        """Take note of what a call has cost."""
+        key = operation, place, nbytes.bit_length()
+        self._seconds.setdefault(key, deque(maxlen=_KEPT)).append(seconds)
+        self._calls[operation, key[2]] += 1
+
+    def choose(self, operation: str, nbytes: int, places: tuple[Place, ...] = PLACES) -> Choice:
+        """Say where the next call is to run.
+
+        Args:
+          operation: Its name.
+          nbytes: How large its source is.
+          places: Where it can run at all; at least one besides ``"inline"``.
+        """
+        size = nbytes.bit_length()
+        least = {
+            place: self._least(operation, place, size)
+            for place in places
+            if place != "inline" or self._is_short(operation, nbytes)
+        }
+        known = {p: s for p in least if (s := self._best(operation, p, size)) is not None}
+        best = min(known, key=lambda place: known[place], default=None)
+        for place, seconds in least.items():
+            hopeless = best is not None and seconds > _HOPELESS * known[best]
+            if not hopeless and self._tries(operation, place, size) < _TRIES:
+                return Choice(place, "to find out what it costs there")
+        assert best is not None  # else there was one to try
+        others = sorted((p for p in known if p != best), key=lambda place: known[place])
+        if others and not self._calls[operation, size] % _CALLS_BETWEEN_TRIES:
+            return Choice(others[0], "to see what it costs there by now")
+        return Choice(best, _compare(known, [best, *others]))
+
+    def _best(self, operation: str, place: Place, size: int) -> float | None:
+        seconds = self._seconds.get((operation, place, size))
+        return None if seconds is None else min(seconds)
+
+    def _nearest(self, operation: str, place: Place, size: int) -> tuple[int, float] | None:
+        """Return the largest size, up to this one, of which the cost is known, and that cost."""
+        for smaller in range(size, -1, -1):
+            if (best := self._best(operation, place, smaller)) is not None:
+                return smaller, best
+        return None
+
+    def _least(self, operation: str, place: Place, size: int) -> float:
+        """Say what a call costs at least: what one costs that is no larger."""
+        nearest = self._nearest(operation, place, size)
+        return 0.0 if nearest is None else nearest[1]
+
+    def _is_short(self, operation: str, nbytes: int) -> bool:
+        """Say whether the event loop can be held by it."""
+        size = nbytes.bit_length()
+        nearest = self._nearest(operation, "inline", size)
+        if nearest is None:
+            return nbytes <= _INLINE_BYTES
+        known, seconds = nearest
+        if nbytes <= _INLINE_BYTES and known < size:  # most of it may be what any call costs
+            return seconds <= INLINE_SECONDS
+        return seconds * (1 << size - known) <= INLINE_SECONDS
+
+    def _tries(self, operation: str, place: Place, size: int) -> int:
+        return len(self._seconds.get((operation, place, size), ()))
+
+
+def _compare(known: dict[Place, float], order: list[Place]) -> str:
+    return ", ".join(f"{place} {known[place] * 1e6:.0f} us" for place in order)
