@@ -90,6 +90,24 @@ class FileSource:
             while count := file.readinto(buffer):
                 yield buffer[:count]
 
+    def part(self, start: int, length: int) -> memoryview:
+        """Read ``length`` bytes from ``start`` on, fewer if the file ends before.
+
+        A pass over the steps must not be under way: there is one position for both.
+        """
+        buffer = memoryview(bytearray(length))
+        filled = 0
+        with open(self._descriptor, "rb", buffering=0, closefd=False) as file:
+            file.seek(start)
+            while count := file.readinto(buffer[filled:]):
+                filled += count
+        return buffer[:filled]
+
+    def identity(self) -> tuple[int, int]:
+        """Return what tells this file from all others, whatever it is called."""
+        status = os.fstat(self._descriptor)
+        return status.st_dev, status.st_ino
+
 
 @contextmanager
 def open_source(source: memoryview | str) -> Iterator[Source]:
