@@ -22,6 +22,7 @@ import trio
 from trio.lowlevel import RunVar
 
 from trioipc._errors import FallbackWarning, WorkerError, WorkerStartError
+from trioipc.bridge.compression import CompressionBridge
 from trioipc.bridge.crypto import CryptoBridge
 from trioipc.bridge.file import FileBridge
 from trioipc.pool._block import block
@@ -85,7 +86,9 @@ class WorkerBridge:
     crypto: CryptoBridge
     """AES-256-GCM and SHA-256."""
     file: FileBridge
-    """SHA-256 and SHA-512."""
+    """SHA-256 and SHA-512; chunks; types and metadata."""
+    compression: CompressionBridge
+    """Gzip, deflate, brotli, zstd."""
 
     def __repr__(self) -> str:
         where = "threads" if self.placed.kind == "thread" else "processes"
@@ -108,7 +111,9 @@ class WorkerBridge:
 
 
 def _build(home: Home) -> WorkerBridge:
-    return WorkerBridge(home, CryptoBridge(home.run), FileBridge(home.run))
+    return WorkerBridge(
+        home, CryptoBridge(home.run), FileBridge(home.run), CompressionBridge(home.run)
+    )
 
 
 @final
