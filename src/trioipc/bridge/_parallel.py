@@ -19,7 +19,7 @@ import math
 import os
 from collections import deque
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, final
 
 import attrs
 import trio

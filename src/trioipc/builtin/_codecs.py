@@ -31,12 +31,17 @@ if TYPE_CHECKING:
     class Stream(Protocol):
         """Reads one stream."""
 
-        hungry: bool
-        """Whether it wants more data; otherwise it has more to give, for no data."""
-        eof: bool
-        """Whether it has come to the end of the stream."""
-        unused: bytes
-        """What of the data was behind that end."""
+        @property
+        def hungry(self) -> bool:
+            """Whether it wants more data; otherwise it has more to give, for no data."""
+
+        @property
+        def eof(self) -> bool:
+            """Whether it has come to the end of the stream."""
+
+        @property
+        def unused(self) -> bytes:
+            """What of the data was behind that end."""
 
         def decompress(self, data: Any, limit: int) -> bytes:
             """Take some data; return about ``limit`` bytes at most."""
@@ -91,7 +96,7 @@ class _BrotliEncoder:
 
 
 def _zlib_encoder(window: int) -> Callable[[int], Encoder]:
-    return lambda level: load_zlib().compressobj(level, 8, window)  # type: ignore[no-any-return]
+    return lambda level: load_zlib().compressobj(level, 8, window)
 
 
 def _zstd_encoder(level: int) -> Encoder:
@@ -166,7 +171,10 @@ class _ZstdStream:
 # RFC 1952, 2.3.1.
 _GZIP_MAGICS = (b"\x1f\x8b",)
 # RFC 8878, 3.1.1 and 3.1.2: a frame with data, or one of the 16 kinds that are to be skipped.
-_ZSTD_MAGICS = (b"\x28\xb5\x2f\xfd", *(bytes([kind, 0x2A, 0x4D, 0x18]) for kind in range(0x50, 0x60)))
+_ZSTD_MAGICS = (
+    b"\x28\xb5\x2f\xfd",
+    *(bytes([kind, 0x2A, 0x4D, 0x18]) for kind in range(0x50, 0x60)),
+)
 
 
 @final

@@ -329,7 +329,7 @@ def _windows_program(head: bytes) -> str | None:
     if head[:2] != b"MZ" or len(head) < 64:
         return None
     at = _u32(head, 60)
-    if head[at : at + 4] in (b"PE\0\0",) or head[at : at + 2] in (b"NE", b"LE", b"LX"):
+    if head[at : at + 4] == b"PE\0\0" or head[at : at + 2] in (b"NE", b"LE", b"LX"):
         return "exe"
     # One for DOS: its header has at least 2 paragraphs, its last page at most 512 bytes.
     is_dos = _u16(head, 2) < 512 and _u16(head, 4) > 0 and 2 <= _u16(head, 8) < 4096
@@ -534,5 +534,5 @@ def _by_library(head: bytes) -> tuple[str, str] | None:
         return None
     if mime in TYPE_OF_MIME:
         return TYPE_OF_MIME[mime], mime
-    kind = "txt" if mime.startswith("text/") else mime.rpartition("/")[2]
-    return (extensions[0] if extensions else kind), mime
+    kind = "txt" if mime.startswith("text/") else mime.rpartition("/")[2].removeprefix("x-")
+    return (min(extensions) if extensions and kind not in extensions else kind), mime

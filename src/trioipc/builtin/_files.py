@@ -365,6 +365,18 @@ def _set_mode(descriptor: int, mode: int) -> None:
         os.fchmod(descriptor, mode)
 
 
+def move_into_place(spare: str, path: str) -> None:
+    """Make the complete file ``spare`` the file ``path``, with the mode of the one that was there.
+
+    Raises:
+      OSError: if that cannot be, or something is there that is no regular file.
+    """
+    mode = _mode_for(path)
+    if mode != NEW_FILE_MODE:
+        os.chmod(spare, mode)
+    os.replace(spare, path)
+
+
 def remove_spare(spare: str) -> None:
     """Remove the file of that name, if there is one."""
     with suppress(FileNotFoundError):

@@ -155,7 +155,9 @@ def _ends_within(source: Source, good: int, algorithm: str) -> bool:
     and from where the error is, byte by byte.
 
     Args:
-      good: How many bytes were read without an error.
+      source: What was read.
+      good: How many bytes of it were read without an error.
+      algorithm: What it is thought to be.
     """
     if FORMATS[algorithm].tells_end:
         return False
