@@ -8,12 +8,14 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from trioipc._errors import ChunkError as ChunkError
     from trioipc._errors import DataError as DataError
     from trioipc._errors import FallbackWarning as FallbackWarning
     from trioipc._errors import IPCError as IPCError
     from trioipc._errors import LocalProtocolError as LocalProtocolError
     from trioipc._errors import MissingExtraError as MissingExtraError
     from trioipc._errors import OperationNotFoundError as OperationNotFoundError
+    from trioipc._errors import OutputTooLargeError as OutputTooLargeError
     from trioipc._errors import PayloadError as PayloadError
     from trioipc._errors import PoisonedRequestError as PoisonedRequestError
     from trioipc._errors import ProtocolError as ProtocolError
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from trioipc._errors import RequestInterrupt as RequestInterrupt
     from trioipc._errors import RequestTimeoutError as RequestTimeoutError
     from trioipc._errors import SharedStateError as SharedStateError
+    from trioipc._errors import TrailingDataError as TrailingDataError
+    from trioipc._errors import TruncatedDataError as TruncatedDataError
     from trioipc._errors import WorkerCrashedError as WorkerCrashedError
     from trioipc._errors import WorkerError as WorkerError
     from trioipc._errors import WorkerStartError as WorkerStartError
@@ -33,7 +37,11 @@ if TYPE_CHECKING:
     from trioipc.bridge.bridge import default_bridge as default_bridge
     from trioipc.bridge.bridge import open_worker_bridge as open_worker_bridge
     from trioipc.bridge.crypto import Encrypted as Encrypted
+    from trioipc.bridge.file import ChunkedFile as ChunkedFile
+    from trioipc.bridge.file import ChunkMetadata as ChunkMetadata
     from trioipc.bridge.file import FileHash as FileHash
+    from trioipc.bridge.file import FileMetadata as FileMetadata
+    from trioipc.bridge.file import FileType as FileType
     from trioipc.builtin._probe import Bandwidth as Bandwidth
     from trioipc.builtin._probe import ConnectivityResult as ConnectivityResult
     from trioipc.builtin._probe import IceCandidate as IceCandidate
@@ -69,12 +77,14 @@ __version__ = "0.1.0"
 # {module: the public names that live there}
 _HOMES = {
     "trioipc._errors": (
+        "ChunkError",
         "DataError",
         "FallbackWarning",
         "IPCError",
         "LocalProtocolError",
         "MissingExtraError",
         "OperationNotFoundError",
+        "OutputTooLargeError",
         "PayloadError",
         "PoisonedRequestError",
         "ProtocolError",
@@ -84,6 +94,8 @@ _HOMES = {
         "RequestInterrupt",
         "RequestTimeoutError",
         "SharedStateError",
+        "TrailingDataError",
+        "TruncatedDataError",
         "WorkerCrashedError",
         "WorkerError",
         "WorkerStartError",
@@ -97,7 +109,7 @@ _HOMES = {
         "open_worker_bridge",
     ),
     "trioipc.bridge.crypto": ("Encrypted",),
-    "trioipc.bridge.file": ("FileHash",),
+    "trioipc.bridge.file": ("ChunkMetadata", "ChunkedFile", "FileHash", "FileMetadata", "FileType"),
     "trioipc.builtin._probe": (
         "Bandwidth",
         "ConnectivityResult",

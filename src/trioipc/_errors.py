@@ -156,6 +156,28 @@ class DataError(IPCError, ValueError):
     """Input data is not what the operation can work on."""
 
 
+class TruncatedDataError(DataError):
+    """Compressed data ends before it is complete."""
+
+
+class TrailingDataError(DataError):
+    """Something follows the end of compressed data that does not belong to it."""
+
+
+class OutputTooLargeError(DataError):
+    """Decompressed, the data would be larger than ``max_output_size``.
+
+    It is found out by counting, when one byte too many has come out, whatever the data says.
+    """
+
+
+class ChunkError(DataError):
+    """A chunk is missing, is not where it belongs, or is not what it was."""
+
+    index: int = 0
+    """Where it should be among the chunks, from 0."""
+
+
 class MissingExtraError(IPCError, ImportError):
     """An optional dependency is missing; the message says what to install."""
 

@@ -15,18 +15,20 @@ from __future__ import annotations
 
 import os
 import secrets
-from contextlib import contextmanager, suppress
+import shutil
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 import attrs
+import trio
 
 from trioipc.builtin._files import remove_spare
 from trioipc.memory._arena import is_lendable
 from trioipc.memory._ring import WIDE_ROOM, WIDE_STEP, WORTH_A_RING, Streamed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
     from typing import Protocol, TypedDict, TypeVar, TypeVarTuple, Unpack
 
     from typing_extensions import Buffer  # of collections.abc from 3.12 on
@@ -162,18 +164,75 @@ def destination_of(value: object, source: memoryview | str) -> Destination | Non
     if named.endswith(os.sep):
         raise ValueError(f"destination must name a file, and this names a folder: {named!r}")
     if isinstance(source, str):
-        _refuse_same(source, named)
+        refuse_same(source, named)
     path = os.path.realpath(named)
     folder, name = os.path.split(path)
     spare = f".{name[:_NAME_PART]}.{secrets.token_hex(8)}.trioipc"
     return Destination(path, os.path.join(folder, spare), Path(named))
 
 
-def _refuse_same(source: str, destination: str) -> None:
+def refuse_same(source: str, destination: str) -> None:
     """Compare what the paths lead to: other names, links and hard links are the same file."""
     first, second = _status(source), _status(destination)
     if first is not None and second is not None and os.path.samestat(first, second):
         raise ValueError(f"source and destination are the same file: {destination!r}")
+
+
+@attrs.frozen
+class Folder:
+    """Where a worker shall write several files."""
+
+    path: str
+    """Absolute, and no symbolic link."""
+
+    spare: str
+    """The name, inside of it, of what they may be in until they are complete."""
+
+    named: Path
+    """Where, as the caller named it, but absolute."""
+
+    existed: bool
+    """Whether it is there already."""
+
+
+def folder_of(value: object) -> Folder | None:
+    """Return the folder to write into; None if the caller wants the bytes."""
+    if value is None:
+        return None
+    named = _absolute(value, "destination")
+    path = os.path.realpath(named)
+    existed = os.path.lexists(path)
+    if existed and not os.path.isdir(path):
+        raise ValueError(f"destination must be a folder, and this is none: {named!r}")
+    spare = os.path.join(path, f".{secrets.token_hex(8)}.trioipc")
+    return Folder(path, spare, Path(named), existed)
+
+
+@asynccontextmanager
+async def spare_folder_removed(
+    folder: Folder | None,
+) -> AsyncIterator[tuple[str | None, str | None]]:
+    """Remove at the end what a worker may have left; a killed one cannot do so itself.
+
+    Yields:
+      The path and the spare name, as the built-in operations take them.
+    """
+    if folder is None:
+        yield None, None
+        return
+    try:
+        yield folder.path, folder.spare
+    except BaseException:
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(_remove_folder, folder)
+        raise
+
+
+def _remove_folder(folder: Folder) -> None:
+    shutil.rmtree(folder.spare, ignore_errors=True)
+    if not folder.existed:
+        with suppress(OSError):  # there is something in it, or it was never made
+            os.rmdir(folder.path)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from trio.lowlevel import RunVar
 
 from trioipc._errors import FallbackWarning, WorkerError, WorkerStartError
 from trioipc.bridge._here import run_here
+from trioipc.bridge.compression import CompressionBridge
 from trioipc.bridge.crypto import CryptoBridge
 from trioipc.bridge.file import FileBridge
 from trioipc.bridge.network import NetworkBridge
@@ -87,7 +88,9 @@ class WorkerBridge:
     crypto: CryptoBridge
     """AES-256-GCM, SHA-256, and keys from passwords."""
     file: FileBridge
-    """SHA-256 and SHA-512."""
+    """SHA-256 and SHA-512; chunks; types and metadata."""
+    compression: CompressionBridge
+    """Gzip, deflate, brotli, zstd."""
     network: NetworkBridge
     """Connectivity, bandwidth, latency, ICE candidates."""
 
@@ -112,7 +115,13 @@ class WorkerBridge:
 
 
 def _build(home: Home) -> WorkerBridge:
-    return WorkerBridge(home, CryptoBridge(home.run), FileBridge(home.run), NetworkBridge(run_here))
+    return WorkerBridge(
+        home,
+        CryptoBridge(home.run),
+        FileBridge(home.run),
+        CompressionBridge(home.run),
+        NetworkBridge(run_here),
+    )
 
 
 @final

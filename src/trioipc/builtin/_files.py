@@ -102,6 +102,24 @@ class FileSource:
             while count := file.readinto(buffer):
                 yield buffer[:count]
 
+    def part(self, start: int, length: int) -> memoryview:
+        """Read ``length`` bytes from ``start`` on, fewer if the file ends before.
+
+        A pass over the steps must not be under way: there is one position for both.
+        """
+        buffer = memoryview(bytearray(length))
+        filled = 0
+        with open(self._descriptor, "rb", buffering=0, closefd=False) as file:
+            file.seek(start)
+            while count := file.readinto(buffer[filled:]):
+                filled += count
+        return buffer[:filled]
+
+    def identity(self) -> tuple[int, int]:
+        """Return what tells this file from all others, whatever it is called."""
+        status = os.fstat(self._descriptor)
+        return status.st_dev, status.st_ino
+
 
 @contextmanager
 def open_source(source: memoryview | RingReader | str) -> Iterator[Source]:
@@ -362,6 +380,18 @@ def _mode_for(path: str) -> int:
 def _set_mode(descriptor: int, mode: int) -> None:
     if sys.platform != "win32":  # where a mode means little
         os.fchmod(descriptor, mode)
+
+
+def move_into_place(spare: str, path: str) -> None:
+    """Make the complete file ``spare`` the file ``path``, with the mode of the one that was there.
+
+    Raises:
+      OSError: if that cannot be, or something is there that is no regular file.
+    """
+    mode = _mode_for(path)
+    if mode != NEW_FILE_MODE:
+        os.chmod(spare, mode)
+    os.replace(spare, path)
 
 
 def remove_spare(spare: str) -> None:
