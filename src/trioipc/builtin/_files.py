@@ -23,7 +23,7 @@ import sys
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Protocol, final
 
-from trioipc.memory._ring import RingReader
+from trioipc.memory._ring import RingReader, Streamed
 from trioipc.worker.request import current_request
 
 if TYPE_CHECKING:
@@ -122,8 +122,10 @@ class FileSource:
 
 
 @contextmanager
-def open_source(source: memoryview | RingReader | str) -> Iterator[Source]:
+def open_source(source: memoryview | RingReader | Streamed | str) -> Iterator[Source]:
     """Open a buffer, a ring or, by its path, a regular file.
+
+    What would have gone through a ring to another process is a buffer in this one.
 
     Raises:
       OSError: if the file cannot be opened, or is a folder, a pipe or a device.
@@ -131,6 +133,9 @@ def open_source(source: memoryview | RingReader | str) -> Iterator[Source]:
     if isinstance(source, RingReader):
         source.checkpoint = current_request().checkpoint
         yield source
+        return
+    if isinstance(source, Streamed):
+        yield BufferSource(source.source)
         return
     if not isinstance(source, str):
         # A message may bring bytes, since only calls of the bridge are sure to be a view.

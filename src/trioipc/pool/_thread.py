@@ -35,7 +35,6 @@ from trioipc.memory._board import (
     WHOLE,
     count,
 )
-from trioipc.memory._ring import Streamed
 from trioipc.pool._endpoint import Death, Endpoint, Engine, Snapshot
 from trioipc.pool._payload import exit_error, refuse_asynchronous
 from trioipc.pool._slot import set_cancel, set_limit, snapshot
@@ -114,10 +113,7 @@ class ThreadEngine(Engine):
         if not callable(function):
             raise TypeError(f"the function must be callable, not {type(function).__name__}")
         refuse_asynchronous(function)
-        # Threads need no ring: they see the source itself.
-        return ThreadCall(
-            function, tuple([a.source if type(a) is Streamed else a for a in arguments])
-        )
+        return ThreadCall(function, arguments)
 
     def endpoint(self) -> Endpoint:
         """Make a worker thread, not started yet."""

@@ -55,16 +55,29 @@ def _type_name(value: object) -> str:
 
 def _encode_exception(error: Exception) -> tuple[int, Encoded]:
     """Encode an exception with its traceback, its causes and its notes."""
-    try:
-        install_traceback_pickling(error)
-        pickled = pickle.dumps(error, 5)
-        # One whose __init__ wants other arguments only fails on the way back. Better here.
-        pickle.loads(pickled)
-        return ERROR, encode(error)
-    except BaseException as reason:
-        lost = payload_error(f"an exception of {_type_name(error)}", reason)
-        lost.add_note(_text_of(error))
-        return PAYLOAD, encode(lost)
+    text = _text_of(error)
+    for _ in range(2):
+        try:
+            install_traceback_pickling(error)
+            pickled = pickle.dumps(error, 5)
+            # One whose __init__ wants other arguments only fails on the way back. Better here.
+            pickle.loads(pickled)
+            return ERROR, encode(error)
+        except BaseException as reason:
+            lost = payload_error(f"an exception of {_type_name(error)}", reason)
+        if error.__cause__ is None and error.__context__ is None:
+            break
+        _let_go_of_causes(error)
+    lost.add_note(text)
+    return PAYLOAD, encode(lost)
+
+
+def _let_go_of_causes(error: Exception) -> None:
+    """Keep as a note what cannot travel; it may be only that which keeps the error from it."""
+    cause = error.__cause__ or error.__context__
+    error.__cause__ = error.__context__ = None
+    if cause is not None and hasattr(error, "add_note"):
+        error.add_note(f"trioipc: its cause could not travel:\n{_text_of(cause).rstrip()}")
 
 
 def _text_of(error: BaseException) -> str:
