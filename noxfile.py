@@ -31,7 +31,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def typing(session: nox.Session) -> None:
     """Check the types, for each system that there are branches for."""
-    session.install(".", *nox.project.dependency_groups(PYPROJECT, "lint"))
+    session.install(".[network]", *nox.project.dependency_groups(PYPROJECT, "lint"))
     for platform in ("linux", "darwin"):
         session.run("mypy", "--platform", platform)
 

@@ -62,7 +62,7 @@ class Bandwidth:
     """Seconds from the request, on an open connection, to the last byte; NaN if nothing came."""
 
     bytes_transferred: int
-    """Of the body, as sent: nothing is decompressed."""
+    """Of the body, as it was sent; nothing is decompressed."""
 
     error: Failure | None = None
     """Why it came to an end before its time; what had come by then is counted."""
@@ -95,10 +95,10 @@ class IceCandidate:
     """An address at which this machine may be reached; the names are those of RFC 8839."""
 
     foundation: str
-    """The same for candidates that are alike: type, base, transport and STUN server."""
+    """The same for candidates of the same type, base address, transport and STUN server."""
 
     component: int
-    """1: there is one component."""
+    """1, since there is one component."""
 
     transport: Literal["udp"]
     """``"udp"``."""
