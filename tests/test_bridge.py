@@ -31,7 +31,7 @@ from trioipc._errors import (
     WorkerError,
     WorkerStartError,
 )
-from trioipc.bridge import bridge as bridge_module
+from trioipc.bridge import _home as home_module
 from trioipc.bridge._arguments import WrittenFile
 from trioipc.bridge.bridge import (
     Placement,
@@ -484,7 +484,7 @@ async def test_it_says_where_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_wrong_options_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """An option that is none of those that there are is a ValueError that names them."""
     with pytest.raises(ValueError, match="placement must be one of process, thread, not 'auto'"):
-        async with open_worker_bridge(placement="auto"):  # type: ignore[arg-type]
+        async with open_worker_bridge(placement="moon"):  # type: ignore[arg-type]
             pass
     with pytest.raises(ValueError, match="fallback must be one of thread, never, not 'always'"):
         async with open_worker_bridge(fallback="always"):  # type: ignore[arg-type]
@@ -543,7 +543,7 @@ def no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
         async with open_worker_pool(size, kind=kind, **options) as pool:  # type: ignore[arg-type]
             yield pool
 
-    monkeypatch.setattr(bridge_module, "open_worker_pool", open_pool)
+    monkeypatch.setattr(home_module, "open_worker_pool", open_pool)
 
 
 async def test_it_falls_back_to_threads(no_processes: None) -> None:
@@ -838,7 +838,7 @@ async def test_one_that_cannot_open_is_an_error_of_the_call(
         told.append(caught.value.__cause__)
 
     with monkeypatch.context() as patch:
-        patch.setattr(bridge_module, "open_worker_pool", open_pool)
+        patch.setattr(home_module, "open_worker_pool", open_pool)
         bridge = default_bridge()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(use, bridge)
@@ -869,7 +869,7 @@ async def test_one_that_breaks_is_an_error_of_the_next_call(
             raise OSError("broken")
 
     with monkeypatch.context() as patch:
-        patch.setattr(bridge_module, "open_worker_pool", open_pool)
+        patch.setattr(home_module, "open_worker_pool", open_pool)
         bridge = default_bridge()
         await bridge.crypto.hash_file(b"")
         breaks.set()

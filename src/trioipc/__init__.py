@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from trioipc._errors import WorkerError as WorkerError
     from trioipc._errors import WorkerStartError as WorkerStartError
     from trioipc.bridge._arguments import WrittenFile as WrittenFile
-    from trioipc.bridge.bridge import Placement as Placement
+    from trioipc.bridge._home import Placement as Placement
     from trioipc.bridge.bridge import WorkerBridge as WorkerBridge
     from trioipc.bridge.bridge import close_default_bridge as close_default_bridge
     from trioipc.bridge.bridge import default_bridge as default_bridge
@@ -101,8 +101,8 @@ _HOMES = {
         "WorkerStartError",
     ),
     "trioipc.bridge._arguments": ("WrittenFile",),
+    "trioipc.bridge._home": ("Placement",),
     "trioipc.bridge.bridge": (
-        "Placement",
         "WorkerBridge",
         "close_default_bridge",
         "default_bridge",

@@ -30,10 +30,14 @@ _INLINE_BYTES = 16 << 10
 # ones counts, since what else the machine does only ever makes calls slower.
 _TRIES = 4
 _KEPT = 5
+_COLD = 10
 # A place is not even tried where its neighbours in size say that it takes so many times longer.
 _HOPELESS = 3.0
-# The next best is tried again so often, for machines change.
-_CALLS_BETWEEN_TRIES = 200
+# The next best is tried again now and then, for machines change: as often as that costs no more
+# than this share of what the calls cost.
+_SHARE_FOR_TRIES = 0.01
+# A choice is not looked at again for so many calls.
+_CALLS_PER_CHOICE = 32
 
 
 @final
@@ -43,6 +47,17 @@ class Choice:
 
     place: Place
     reason: str
+    settled: bool = False
+    """Whether it will stay so for a while."""
+
+
+@final
+@attrs.define(eq=False)
+class _Standing:
+    """A choice that has been made, and stands for some calls."""
+
+    place: Place
+    calls_left: int
 
 
 @final
@@ -52,16 +67,35 @@ class Chooser:
 
     # {(operation, place, size): seconds of the last calls, from the call to its result}
     _seconds: dict[tuple[str, Place, int], deque[float]] = attrs.field(factory=dict, init=False)
-    _calls: Counter[tuple[str, int]] = attrs.field(factory=Counter, init=False)
+    # {(operation, size): seconds since the next best was tried}
+    _spent: Counter[tuple[str, int]] = attrs.field(factory=Counter, init=False)
+    _standing: dict[tuple[str, int, tuple[Place, ...]], _Standing] = attrs.field(
+        factory=dict, init=False
+    )
 
     def learn(self, operation: str, place: Place, nbytes: int, seconds: float) -> None:
         """Take note of what a call has cost."""
-        key = operation, place, nbytes.bit_length()
-        self._seconds.setdefault(key, deque(maxlen=_KEPT)).append(seconds)
-        self._calls[operation, key[2]] += 1
+        size = nbytes.bit_length()
+        known = self._seconds.get((operation, place, size))
+        if known is None:
+            known = self._seconds[operation, place, size] = deque(maxlen=_KEPT)
+        known.append(seconds)
+        self._spent[operation, size] += seconds  # type: ignore[assignment] # a Counter of floats
+
+    def place(self, operation: str, nbytes: int, places: tuple[Place, ...]) -> Place:
+        """Say where the next call is to run; as `choose`, but most of the time at once."""
+        key = operation, nbytes.bit_length(), places
+        standing = self._standing.get(key)
+        if standing is not None and standing.calls_left:
+            standing.calls_left -= 1
+            return standing.place
+        choice = self.choose(operation, nbytes, places)
+        if choice.settled:
+            self._standing[key] = _Standing(choice.place, _CALLS_PER_CHOICE)
+        return choice.place
 
     def choose(self, operation: str, nbytes: int, places: tuple[Place, ...] = PLACES) -> Choice:
-        """Say where the next call is to run.
+        """Say where the next call is to run, and why there.
 
         Args:
           operation: Its name.
@@ -82,9 +116,10 @@ class Chooser:
                 return Choice(place, "to find out what it costs there")
         assert best is not None  # else there was one to try
         others = sorted((p for p in known if p != best), key=lambda place: known[place])
-        if others and not self._calls[operation, size] % _CALLS_BETWEEN_TRIES:
+        if others and known[others[0]] < _SHARE_FOR_TRIES * self._spent[operation, size]:
+            self._spent[operation, size] = 0
             return Choice(others[0], "to see what it costs there by now")
-        return Choice(best, _compare(known, [best, *others]))
+        return Choice(best, _compare(known, [best, *others]), settled=True)
 
     def _best(self, operation: str, place: Place, size: int) -> float | None:
         seconds = self._seconds.get((operation, place, size))
@@ -109,6 +144,8 @@ class Chooser:
         if nearest is None:
             return nbytes <= _INLINE_BYTES
         known, seconds = nearest
+        if self._tries(operation, "inline", known) < _TRIES:  # the first call finds all cold
+            seconds /= _COLD
         if nbytes <= _INLINE_BYTES and known < size:  # most of it may be what any call costs
             return seconds <= INLINE_SECONDS
         return seconds * (1 << size - known) <= INLINE_SECONDS

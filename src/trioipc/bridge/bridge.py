@@ -2,8 +2,7 @@
 
 Rules:
 
-- Only *opening* falls back to threads, and only if no worker process can be started; what happens
-  later is an error of the call it happens to.
+- Where operations run is decided in `trioipc.bridge._home`.
 - What the block's body raises leaves the block as itself.
 - The default bridge's task never raises: an error there would end the whole program. Whoever calls
   next is told instead.
@@ -15,14 +14,14 @@ import math
 import os
 import warnings
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, final, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, final, get_args
 
 import attrs
 import trio
 from trio.lowlevel import RunVar
 
 from trioipc._errors import FallbackWarning, WorkerError, WorkerStartError
-from trioipc.bridge._here import run_here
+from trioipc.bridge._home import OpenHome, Placement, PlacementKind, open_home
 from trioipc.bridge.compression import CompressionBridge
 from trioipc.bridge.crypto import CryptoBridge
 from trioipc.bridge.file import FileBridge
@@ -30,7 +29,7 @@ from trioipc.bridge.network import NetworkBridge
 from trioipc.pool._block import block
 from trioipc.pool._options import module_names, one_of
 from trioipc.pool._process import refuse_nested
-from trioipc.pool.pool import WorkerPool, open_worker_pool
+from trioipc.worker.registry import registered
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
@@ -38,26 +37,15 @@ if TYPE_CHECKING:
 
     from trioipc.bridge._arguments import Options
     from trioipc.pool._scheduler import StrategyName
+    from trioipc.pool.pool import WorkerPool
 
     T = TypeVar("T")
     Ts = TypeVarTuple("Ts")
 
-PlacementKind: TypeAlias = Literal["process", "thread"]
 Fallback: TypeAlias = Literal["thread", "never"]
 
 # Where bridges run that do not say it themselves; for an operator, and for tests.
 ENVIRONMENT_VARIABLE = "TRIOIPC_PLACEMENT"
-
-
-@attrs.frozen
-class Placement:
-    """Where the operations of a bridge run, and why there."""
-
-    kind: PlacementKind
-    """In worker processes, or on threads of this process."""
-
-    reason: str
-    """In words, for people."""
 
 
 if TYPE_CHECKING:
@@ -77,6 +65,14 @@ if TYPE_CHECKING:
             self, function: Callable[[*Ts], T], /, *args: *Ts, **options: Unpack[Options]
         ) -> T:
             """Run an operation there."""
+
+        async def run_async(
+            self, function: Callable[[*Ts], Any], /, *args: *Ts, **options: Unpack[Options]
+        ) -> Any:
+            """Run an asynchronous operation there."""
+
+        def explain(self, operation: str, nbytes: int) -> Placement:
+            """Say where an operation would run, and why there."""
 
 
 @final
@@ -113,6 +109,36 @@ class WorkerBridge:
         """Where the operations run, and why there."""
         return self._home.placed
 
+    def explain(self, operation: str, nbytes: int) -> Placement:
+        """Say where a call would run now, and why there.
+
+        With ``placement="auto"`` each call runs where calls like it have cost least: inline, which
+        is for what takes at most 0.2 ms; on a thread; or in a process. Where that is not known
+        yet, it is tried.
+
+        Args:
+          operation: Such as ``"crypto.encrypt_file"``.
+          nbytes: How large its source is.
+
+        Raises:
+          ValueError: if there is no such operation, or ``nbytes`` is negative.
+        """
+        if operation not in _operations():
+            names = ", ".join(_operations())
+            raise ValueError(f"operation must be one of {names}, not {operation!r}")
+        if nbytes < 0:
+            raise ValueError(f"nbytes must be >= 0, not {nbytes}")
+        return self._home.explain(operation, nbytes)
+
+
+def _operations() -> list[str]:
+    """Return the names of what may run in more than one place."""
+    return sorted(
+        f"{channel}.{name}"
+        for channel, name, _ in registered()
+        if channel in ("crypto", "file", "compression")
+    )
+
 
 def _build(home: Home) -> WorkerBridge:
     return WorkerBridge(
@@ -120,32 +146,8 @@ def _build(home: Home) -> WorkerBridge:
         CryptoBridge(home.run),
         FileBridge(home.run),
         CompressionBridge(home.run),
-        NetworkBridge(run_here),
+        NetworkBridge(home.run_async),
     )
-
-
-@final
-@attrs.define(eq=False)
-class _OpenHome:
-    """A pool that is open."""
-
-    _pool: WorkerPool
-    placed: Placement
-    failure: WorkerStartError | None = None
-    """Why there are no processes, if it fell back."""
-
-    @property
-    def pool(self) -> WorkerPool:
-        if self.failure is not None:
-            raise WorkerStartError(
-                "this bridge works on threads, which run built-in operations only"
-            ) from self.failure
-        return self._pool
-
-    async def run(
-        self, function: Callable[[*Ts], T], /, *args: *Ts, **options: Unpack[Options]
-    ) -> T:
-        return await self._pool.run(function, *args, **options)
 
 
 @block
@@ -173,8 +175,9 @@ async def open_worker_bridge(
 
     Args:
       size: How many workers; None for as many as this process has cores.
-      placement: ``"process"``, or ``"thread"`` for threads of this process: nothing to start, but
-        what runs cannot be killed. None takes the environment variable ``TRIOIPC_PLACEMENT``, or
+      placement: ``"process"``; or ``"thread"`` for threads of this process: nothing to start, but
+        what runs cannot be killed; or ``"auto"`` to find out for each call what costs least, see
+        `WorkerBridge.explain`. None takes the environment variable ``TRIOIPC_PLACEMENT``, or
         ``"process"`` where that is not set.
       fallback: ``"thread"`` to work on threads, with a `FallbackWarning`, where no worker process
         can be started; ``"never"`` to raise instead.
@@ -219,36 +222,11 @@ async def open_worker_bridge(
         "name": name,
     }
     async with AsyncExitStack() as stack:
-        home = await _open_home(stack, size, kind, reason, fallback, options)
+        home = await open_home(stack, size, kind, reason, fallback, options)
         if home.failure is not None:
             # 4: past this generator and two times __aenter__, to the ``async with``.
             _warn(home.failure, stacklevel=4)
         yield _build(home)
-
-
-async def _open_home(
-    stack: AsyncExitStack,
-    size: int | None,
-    kind: PlacementKind,
-    reason: str,
-    fallback: Fallback,
-    options: dict[str, Any],
-) -> _OpenHome:
-    """Open the pool, or another one if that fails, until ``stack`` is left."""
-    if kind == "thread":
-        pool = await stack.enter_async_context(open_worker_pool(size, kind="thread", **options))
-        return _OpenHome(pool, Placement("thread", reason))
-    try:
-        pool = await stack.enter_async_context(open_worker_pool(size, kind="cpu", **options))
-        return _OpenHome(pool, Placement("process", reason))
-    except WorkerStartError as error:
-        if fallback == "never":
-            raise
-        failure = error
-    pool = await stack.enter_async_context(open_worker_pool(size, kind="thread", **options))
-    return _OpenHome(
-        pool, Placement("thread", f"no worker process could be started: {failure}"), failure
-    )
 
 
 def _placement_of(placement: str | None) -> tuple[PlacementKind, str]:
@@ -261,7 +239,7 @@ def _placement_of(placement: str | None) -> tuple[PlacementKind, str]:
     else:
         return "process", "the default"
     one_of(name, value, get_args(PlacementKind))
-    return ("thread" if value == "thread" else "process"), f"{name} says so"
+    return cast("PlacementKind", value), f"{name} says so"
 
 
 def _warn(failure: WorkerStartError, stacklevel: int) -> None:
@@ -287,7 +265,7 @@ class _DefaultHome:
     _kind: PlacementKind
     _reason: str
     _started: bool = False
-    _home: _OpenHome | None = None
+    _home: OpenHome | None = None
     _error: BaseException | None = None
     _warned: bool = False
     # Whether somebody has been told of the error.
@@ -324,7 +302,16 @@ class _DefaultHome:
             _warn(home.failure, stacklevel=3)  # past this and the operation, to its caller
         return await home.run(function, *args, **options)
 
-    async def _open(self) -> _OpenHome:
+    async def run_async(
+        self, function: Callable[[*Ts], Any], /, *args: *Ts, **options: Unpack[Options]
+    ) -> Any:
+        home = await self._open()
+        return await home.run_async(function, *args, **options)
+
+    def explain(self, operation: str, nbytes: int) -> Placement:
+        return self.placed if self._home is None else self._home.explain(operation, nbytes)
+
+    async def _open(self) -> OpenHome:
         """Start what is not started; wait until it is open."""
         self._refuse_ended()
         if not self._started:
@@ -343,7 +330,7 @@ class _DefaultHome:
         try:
             with self._scope:
                 async with AsyncExitStack() as stack:
-                    self._home = await _open_home(
+                    self._home = await open_home(
                         stack, None, self._kind, self._reason, "thread", _DEFAULT_OPTIONS
                     )
                     self._settled.set()

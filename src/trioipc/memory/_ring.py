@@ -57,7 +57,8 @@ class RingSpace(bytearray):
         super().__init__(_HEAD)
         self.source = source
         self.step = step
-        self.nbytes = _HEAD + room
+        # No larger than what goes through it: all of it is set to zero afterwards.
+        self.nbytes = _HEAD + min(room, -(-len(source) // step) * step)
 
 
 @final

@@ -78,6 +78,9 @@ if TYPE_CHECKING:
 
 _READ_SIZE = 64 << 10
 
+# Seconds that a worker has to get ready, if nobody says otherwise.
+START_TIMEOUT = 30.0
+
 # The longest a worker waits for us in the handshake: sockets take no infinity.
 _HANDSHAKE_SECONDS = 3600.0
 
@@ -147,7 +150,7 @@ class ProcessEngine(Engine):
 
     name: str
     modules: tuple[str, ...] = ()
-    start_timeout: float = 30.0
+    start_timeout: float = START_TIMEOUT
     kind: Literal["cpu", "io"] = "cpu"
     arena_bytes: float = 256 << 20
     places: int = attrs.field(init=False)

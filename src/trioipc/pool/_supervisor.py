@@ -52,7 +52,7 @@ class Supervisor:
 
     _dispatcher: Dispatcher
     # How many are kept: as many as were ever wanted.
-    _target: int = attrs.field(default=1, init=False)
+    _target: int = attrs.field(default=0, init=False)
     _demand: trio.Event = attrs.field(factory=trio.Event, init=False)
     # Set when a worker is ready, or cannot be; then made anew.
     _news: trio.Event = attrs.field(factory=trio.Event, init=False)

@@ -662,15 +662,24 @@ async def open_worker_pool(
 
 
 @block
-async def open_on(engine: Engine, options: Options) -> AsyncIterator[WorkerPool]:
-    """Open a pool on whatever executes; see `open_worker_pool`."""
+async def open_on(
+    engine: Engine, options: Options, *, lazy: bool = False
+) -> AsyncIterator[WorkerPool]:
+    """Open a pool on whatever executes; see `open_worker_pool`.
+
+    Args:
+      engine: What executes.
+      options: Those of the pool.
+      lazy: Whether to start the first worker not before it is wanted.
+    """
     pool = WorkerPool(engine, options)
     failure: BaseException | None = None
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(pool._serve)
             try:
-                await pool._supervisor.wait_ready(1)
+                if not lazy:
+                    await pool._supervisor.wait_ready(1)
                 yield pool
                 await pool._drain()
             except BaseException as error:
