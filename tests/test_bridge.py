@@ -483,7 +483,9 @@ async def test_it_says_where_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_wrong_options_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """An option that is none of those that there are is a ValueError that names them."""
-    with pytest.raises(ValueError, match="placement must be one of process, thread, not 'auto'"):
+    with pytest.raises(
+        ValueError, match="placement must be one of process, thread, auto, not 'moon'"
+    ):
         async with open_worker_bridge(placement="moon"):  # type: ignore[arg-type]
             pass
     with pytest.raises(ValueError, match="fallback must be one of thread, never, not 'always'"):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -365,3 +367,54 @@ def test_every_operation_takes_the_same_options() -> None:
         assert parameters["allow_private"].default is True
     defaults = [inspect.signature(method).parameters["timeout"].default for method in methods]
     assert defaults == [5.0, 5.0, 30.0, 30.0]
+
+
+# ---- where it runs
+
+
+@pytest.mark.slow
+async def test_it_has_a_process_of_its_own() -> None:
+    """It starts with the first operation; many run in it at once; a cancel closes connections."""
+    async with serve(answer()) as host, open_worker_bridge(1) as bridge:
+        pool = bridge._home._network  # type: ignore[attr-defined]
+        assert pool.workers == ()
+        assert (await bridge.network.test_connectivity([host.url]))[0].reachable
+        assert len(pool.workers) == 1
+        assert pool.workers[0].pid not in {os.getpid(), *(w.pid for w in bridge.pool.workers)}
+        async with serve(silent) as hole:
+            start = trio.current_time()
+            async with trio.open_nursery() as nursery:
+                for _ in range(20):
+                    nursery.start_soon(
+                        partial(bridge.network.test_connectivity, [hole.url], timeout=0.5)
+                    )
+            assert trio.current_time() - start < 5  # one after the other: 10
+            with trio.move_on_after(0.2) as scope:
+                await bridge.network.latency_check(hole.url)
+            assert scope.cancelled_caught
+        assert len(pool.workers) == 1
+        assert pool.statistics().restarts == {}
+
+
+@pytest.mark.slow
+async def test_two_hundred_at_once_in_a_worker() -> None:
+    """A third of them dead or silent: all results, in order, within the timeout and a little."""
+    async with (
+        serve(answer()) as good,
+        serve(silent) as hole,
+        open_worker_bridge(1) as bridge,
+    ):
+        await bridge.network.test_connectivity([good.url])
+        dead = f"http://127.0.0.1:{await closed_port()}/"
+        urls = [(good.url, good.url, hole.url, good.url, dead)[i % 5] for i in range(200)]
+        start = trio.current_time()
+        results = await bridge.network.test_connectivity(urls, timeout=2.0)
+        assert trio.current_time() - start < 2.5
+    assert [result.url for result in results] == urls
+    assert [result.reachable for result in results] == [url == good.url for url in urls]
+
+
+async def closed_port() -> int:
+    """Return a port at which nobody listens."""
+    async with serve(answer()) as host:
+        return host.port
