@@ -31,7 +31,7 @@ class ParentBeside:
       store: Of the pool.
       control: The socket by which descriptors come and go.
       send: Sends a frame at once.
-      at_rest: Says whether the worker runs nothing.
+      at_rest: Says whether the worker runs nothing, and all its answers have been heard.
     """
 
     def __init__(

@@ -233,6 +233,8 @@ class ProcessEndpoint(Endpoint):
         self._start_scope = trio.CancelScope()
         self._is_late = False
         self._host = Host(self._start_scope.cancel)
+        # Calls that were posted, and whose answers we have not heard.
+        self._unheard = 0
         self._unsent: list[bytes] = []
         self._wake_writer = trio.Event()
         self._broken: BaseException | None = None
@@ -427,11 +429,12 @@ class ProcessEndpoint(Endpoint):
         self._was_quick = self._slots[slot][TOOK] < _QUICK_NANOSECONDS
         if self._lesson:
             self._lesson -= 1
+        self._unheard -= 1
         self._hear(generation, answer)
 
     def _is_at_rest(self) -> bool:
-        cells, over = self._last
-        return cells[STATE] == over
+        # That its slot says "over" is not enough: an answer that is still in the pipe names slabs.
+        return not self._unheard
 
     def post(
         self, call: Call, slot: int, generation: int, serial: int, limit: float, since: int
@@ -446,6 +449,7 @@ class ProcessEndpoint(Endpoint):
         set_limit(cells, limit)
         cells[SUBMITTED_AT] = since
         self._last = cells, generation << 2 | OVER
+        self._unheard += 1
         self._posted_at = since
         number = call.number
         frame = TO_WORKER.pack(len(body), CALL, call.flags, slot, number, generation, serial)
