@@ -9,15 +9,17 @@ import pytest
 
 import payload_jobs as jobs
 from helpers import wait_until
-from trioipc import open_worker_pool
+from trioipc import RequestCancelledError, open_worker_pool
+from trioipc.memory._arena import size_class
 from trioipc.memory._board import OVER, STATE
 from trioipc.memory._segment import ENVIRONMENT_VARIABLE
+from trioipc.pool._process import ProcessEngine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trioipc import PoolRequest, WorkerPool
-    from trioipc.pool._store import ArenaStatistics
+    from trioipc.pool._store import ArenaStatistics, Store
 
 MIB = 1 << 20
 
@@ -53,6 +55,24 @@ def is_over(request: PoolRequest[Any]) -> bool:
     return bool(cells[STATE] == request._generation << 2 | OVER)
 
 
+def store_of(pool: WorkerPool) -> Store:
+    """Return what keeps a pool's shared memory."""
+    engine = pool._dispatcher.engine
+    assert isinstance(engine, ProcessEngine)
+    return engine.store
+
+
+async def all_is_back(pool: WorkerPool) -> None:
+    """Wait until no slab of the parent's is in use, or lent."""
+    store = store_of(pool)
+
+    def is_back() -> bool:
+        store.arena.drain()
+        return not any(slab.uses for slab in store.arena.slabs.values())
+
+    await wait_until(is_back)
+
+
 # ---- slabs, and who knows them
 
 
@@ -65,3 +85,17 @@ async def test_a_slab_in_an_answer_that_was_not_read_yet_is_not_dropped() -> Non
             held = pool.allocate(4 * MIB)
             assert bytes(await request.result()) == b"\2" * (4 * MIB)
         assert held[:10] == bytes(10)
+
+
+async def test_a_call_that_was_cancelled_before_it_began_gives_its_memory_back() -> None:
+    """The worker has seen no more of it than the frame."""
+    async with open_worker_pool(1) as pool:
+        await pool.run(jobs.count)
+        for _ in range(10):
+            async with pool.open_request(jobs.count, bytes(100_000)) as request:
+                request.cancel()
+                with pytest.raises(RequestCancelledError):
+                    await request.result()
+        await pool.run(jobs.count)
+        await all_is_back(pool)
+        assert arena_of(pool).size <= 2 * size_class(100_000)

@@ -173,6 +173,9 @@ class Server:
         cells[STARTED_AT] = started
         cells[STATE] = generation << 2 | RUNNING
         if cells[CANCEL] == generation:
+            if flags & BESIDE:  # it must be taken in to be given back
+                with contextlib.suppress(OSError):
+                    self._traffic().take_in(body, flags)
             self._answer(slot, generation, self._frame(slot, generation, SKIPPED, None))
             return
         try:
