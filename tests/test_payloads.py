@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import resource
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import trio
 
 import payload_jobs as jobs
 from helpers import wait_until
-from trioipc import RequestCancelledError, open_worker_pool
-from trioipc.memory._arena import size_class
+from trioipc import PayloadError, RequestCancelledError, SharedFlag, open_worker_pool
+from trioipc.memory._arena import SMALLEST, size_class
 from trioipc.memory._board import OVER, STATE
 from trioipc.memory._segment import ENVIRONMENT_VARIABLE
 from trioipc.pool._process import ProcessEngine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from trioipc import PoolRequest, WorkerPool
     from trioipc.pool._store import ArenaStatistics, Store
@@ -99,3 +103,119 @@ async def test_a_call_that_was_cancelled_before_it_began_gives_its_memory_back()
         await pool.run(jobs.count)
         await all_is_back(pool)
         assert arena_of(pool).size <= 2 * size_class(100_000)
+
+
+async def test_more_allocations_in_a_call_than_a_socket_takes() -> None:
+    """Those that cannot be shown are copied."""
+    async with open_worker_pool(1) as pool:
+        views = [pool.allocate(SMALLEST) for _ in range(300)]
+        for index, view in enumerate(views):
+            view[index % 3] = index % 251
+        with trio.fail_after(20):
+            for _ in range(2):
+                assert await pool.run(jobs.sums, *views) == [index % 251 for index in range(300)]
+
+
+# ---- no descriptors
+
+
+@pytest.fixture
+def few_descriptors() -> Iterator[Callable[[int], object]]:
+    """Provide what leaves this process only so many more descriptors; gives them back."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    yield jobs.use_up_descriptors
+    jobs.free_descriptors()
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@pytest.mark.parametrize("size", [100_000, 10 * MIB])
+async def test_no_descriptor_for_arguments(
+    few_descriptors: Callable[[int], object], size: int
+) -> None:
+    """It is an error of that call, whoever waits behind it is served."""
+    async with open_worker_pool(1) as pool, trio.open_nursery() as nursery:
+        assert await pool.run(jobs.count) == 0
+        few_descriptors(0)
+        async with pool.open_request(jobs.count, bytes(size)) as request:
+            nursery.start_soon(pool.run, jobs.count)
+            with pytest.raises(OSError, match="Too many open files"):
+                await request.result()
+        with pytest.raises(OSError, match="Too many open files"):
+            pool.allocate(size)
+        assert await pool.run(jobs.count, b"small") == 1
+        jobs.free_descriptors()
+        assert await pool.run(jobs.count, bytes(size)) == 1
+
+
+@pytest.mark.parametrize("size", [100_000, 10 * MIB])
+async def test_no_descriptor_for_results(
+    few_descriptors: Callable[[int], object], size: int
+) -> None:
+    """It is an error of that call; the worker lives, and its memory can be shown later."""
+    async with open_worker_pool(1) as pool:
+        pid = await pool.run(os.getpid)
+        few_descriptors(0)
+        for _ in range(3):
+            with pytest.raises(PayloadError, match="be received.*Too many open files"):
+                await pool.run(jobs.make, size)
+        with pytest.raises(PayloadError, match="be received.*Too many open files"):
+            await pool.run(jobs.counter)
+        jobs.free_descriptors()
+        assert bytes(await pool.run(jobs.make, size, 3)) == b"\3" * size
+        with await pool.run(jobs.counter) as counter:
+            assert counter.get() == 7
+        assert await pool.run(os.getpid) == pid
+
+
+@pytest.mark.parametrize("size", [100_000, 10 * MIB])
+async def test_no_descriptor_in_the_worker(size: int) -> None:
+    """Neither for arguments nor for results: errors of those calls; the worker lives."""
+    async with open_worker_pool(1) as pool:
+        pid = await pool.run(os.getpid)
+        view = pool.allocate(size)
+        view[:3] = b"abc"
+        flag = SharedFlag()
+        await pool.run(jobs.count, bytes(size))  # now it has loaded what it needs for that
+        await pool.run(jobs.use_up_descriptors, 0)
+        with trio.fail_after(20):
+            for _ in range(3):
+                with pytest.raises(PayloadError, match="Too many open files"):
+                    await pool.run(jobs.sums, view, bytes(size))
+            with pytest.raises(PayloadError, match="Too many open files"):
+                await pool.run(jobs.count, view, flag)
+            with pytest.raises(OSError, match="Too many open files"):
+                await pool.run(jobs.make, size)
+            with pytest.raises(PayloadError, match="the result.*Too many open files"):
+                await pool.run(bytes, size)
+            await pool.run(jobs.free_descriptors)
+            assert await pool.run(jobs.sums, view, bytes(size)) == [sum(b"abc"), 0]
+            assert await pool.run(jobs.count, view, flag) == 2
+            assert bytes(await pool.run(jobs.make, size, 3)) == b"\3" * size
+        assert await pool.run(os.getpid) == pid
+        del view
+        await all_is_back(pool)
+        flag.close()
+
+
+async def test_a_socket_that_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that cannot be sent is an error of that call, and whoever waits behind it is served."""
+    async with open_worker_pool(1) as pool:
+        await pool.run(jobs.count)
+        [traffic] = store_of(pool).traffics
+        with monkeypatch.context() as patch:
+
+            def refuse(*_: object) -> None:
+                raise OSError(errno.ETOOMANYREFS, "too many references")
+
+            patch.setattr("trioipc.pool._beside.send_segment", refuse)
+            for size in (100_000, 10 * MIB):
+                async with (
+                    trio.open_nursery() as nursery,
+                    pool.open_request(jobs.count, bytes(size)) as request,
+                ):
+                    nursery.start_soon(pool.run, jobs.count)
+                    with pytest.raises(OSError, match="too many references"):
+                        await request.result()
+        assert await pool.run(jobs.count, bytes(10 * MIB)) == 1
+        await all_is_back(pool)
+        assert not traffic._loans  # type: ignore[attr-defined]

@@ -43,6 +43,7 @@ from trioipc.pool._payload import (
     ProcessAnswer,
     ProcessCall,
     cannot_pickle,
+    lost_answer,
     refuse_asynchronous,
 )
 from trioipc.pool._slot import set_cancel, set_limit, snapshot
@@ -53,6 +54,7 @@ from trioipc.protocol._codec import (
     CALL,
     FROM_WORKER,
     INLINE,
+    LOST,
     NONE,
     PICKLE_LIMIT,
     READY,
@@ -65,7 +67,7 @@ from trioipc.protocol._codec import (
     lift_arguments,
     split_frames,
 )
-from trioipc.worker._wires import Ticket
+from trioipc.worker._wires import LostSegmentError, Ticket
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -424,7 +426,13 @@ class ProcessEndpoint(Endpoint):
             if kind == RETURN:
                 self._beside.returned(generation)
                 return
-            answer = ProcessAnswer(kind, flags, *self._beside.take_in(body, flags))
+            if kind == LOST:
+                self._beside.lost(generation)
+                return
+            try:
+                answer = ProcessAnswer(kind, flags, *self._beside.take_in(body, flags))
+            except LostSegmentError as error:
+                answer = lost_answer(flags, error)
         self._heard_at = time.perf_counter_ns()
         self._was_quick = self._slots[slot][TOOK] < _QUICK_NANOSECONDS
         if self._lesson:

@@ -266,7 +266,7 @@ class Server:
         """Send an answer, and return the slabs that the call came in."""
         beside = self._beside
         if beside is not None:
-            frame += beside.returns(_QUICK_WIPE)
+            frame = beside.losses() + frame + beside.returns(_QUICK_WIPE)
         self._write(frame)
         # After the answer: whoever sees this finds it in the pipe.
         self._slots[slot][STATE] = generation << 2 | OVER
