@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import gc
 import os
 import resource
 import time
@@ -156,9 +158,9 @@ async def test_no_descriptor_for_results(
         pid = await pool.run(os.getpid)
         few_descriptors(0)
         for _ in range(3):
-            with pytest.raises(PayloadError, match="be received.*Too many open files"):
+            with pytest.raises(PayloadError, match=r"be received.*Too many open files"):
                 await pool.run(jobs.make, size)
-        with pytest.raises(PayloadError, match="be received.*Too many open files"):
+        with pytest.raises(PayloadError, match=r"be received.*Too many open files"):
             await pool.run(jobs.counter)
         jobs.free_descriptors()
         assert bytes(await pool.run(jobs.make, size, 3)) == b"\3" * size
@@ -185,7 +187,7 @@ async def test_no_descriptor_in_the_worker(size: int) -> None:
                 await pool.run(jobs.count, view, flag)
             with pytest.raises(OSError, match="Too many open files"):
                 await pool.run(jobs.make, size)
-            with pytest.raises(PayloadError, match="the result.*Too many open files"):
+            with pytest.raises(PayloadError, match=r"the result.*Too many open files"):
                 await pool.run(bytes, size)
             await pool.run(jobs.free_descriptors)
             assert await pool.run(jobs.sums, view, bytes(size)) == [sum(b"abc"), 0]
@@ -198,7 +200,7 @@ async def test_no_descriptor_in_the_worker(size: int) -> None:
 
 
 async def test_a_socket_that_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A call that cannot be sent is an error of that call, and whoever waits behind it is served."""
+    """A call that cannot be sent is an error of that call; who waits behind it is served."""
     async with open_worker_pool(1) as pool:
         await pool.run(jobs.count)
         [traffic] = store_of(pool).traffics
@@ -219,3 +221,44 @@ async def test_a_socket_that_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
         assert await pool.run(jobs.count, bytes(10 * MIB)) == 1
         await all_is_back(pool)
         assert not traffic._loans  # type: ignore[attr-defined]
+
+
+# ---- what is held, after the end
+
+
+def mapped() -> int:
+    """Return how many pieces of shared memory this process has mapped."""
+    with open("/proc/self/maps") as file:
+        return sum("memfd:trioipc" in line or "/tipc-" in line for line in file)
+
+
+async def test_what_is_held_outlives_its_pool_and_nothing_else() -> None:
+    """Results and allocations stay readable; with its last view goes the map, at once."""
+    gc.collect()
+    before = mapped()
+    async with open_worker_pool(1) as pool:
+        results = [await pool.run(jobs.make, size, 5) for size in (SMALLEST, 4 * MIB)]
+        allocated = pool.allocate(4 * MIB)
+        allocated[:3] = b"abc"
+        part = (ctypes.c_char * 10).from_buffer(results[1], 100)
+    assert mapped() == before + 3
+    assert [bytes(result) for result in results] == [b"\5" * SMALLEST, b"\5" * (4 * MIB)]
+    assert bytes(allocated[:4]) == b"abc\0"
+    gc.disable()  # nothing may wait for the collector
+    try:
+        del allocated, results
+        assert mapped() == before + 1
+        assert bytes(part) == b"\5" * 10
+        del part
+        assert mapped() == before
+    finally:
+        gc.enable()
+
+
+async def test_many_small_results_are_held() -> None:
+    """More than there are descriptors; each is its own."""
+    async with open_worker_pool(1) as pool:
+        held = [await pool.run(jobs.make, SMALLEST, index % 256) for index in range(1200)]
+        assert arena_of(pool).slabs < 600
+        for index, view in enumerate(held):
+            assert view[0] == view[-1] == index % 256

@@ -187,6 +187,8 @@ class Home:
 
     def tell(self, slab: Slab, wipe: bool) -> None:
         """Take note that a lease has ended; from any thread, at any moment."""
+        if slab.number not in self.slabs:  # forgotten: nobody counts, and its map goes with it
+            return
         self.ended.append((slab, wipe))
         poke = self.poke
         if poke is not None and (slab.size >= BIG or self.budget.is_over()):

@@ -9,7 +9,7 @@ import contextlib
 from typing import TYPE_CHECKING, final
 
 from trioipc._errors import RemoteProtocolError
-from trioipc.memory._arena import SMALLEST, Borrowed
+from trioipc.memory._arena import BIG, SMALLEST, Borrowed
 from trioipc.protocol._codec import BESIDE, DROP, FORGET, FREE, places_of, slab_frame
 from trioipc.worker._wires import Arrivals, LostSegmentError, send_segment
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from trioipc.memory._segment import Segment
     from trioipc.memory._travel import Parcel
     from trioipc.pool._store import Store
+
+# Half of the descriptors that a process usually has.
+_MANY_SLABS = 512
 
 
 @final
@@ -163,7 +166,9 @@ class ParentBeside:
             slab = self._borrowed.learn(number, self._take(number))
         if length > slab.size:
             raise RemoteProtocolError(f"{length} bytes of a slab of {slab.size} bytes")
-        if length < SMALLEST:  # a copy costs less than a lease, and holds nothing
+        # A copy costs less than a lease, and holds nothing. A map holds a descriptor, and so many
+        # results may be kept that there would be none left.
+        if length < (SMALLEST if self._store.budget.slabs < _MANY_SLABS else BIG):
             self._frames += slab_frame(FREE, number)
             if self._store.budget.is_over():
                 self._store.poke()
