@@ -95,13 +95,15 @@ class Slab:
       home: Whose it is; told of the end of each lease.
     """
 
-    __slots__ = ("dirty", "home", "number", "segment", "size", "uses")
+    __slots__ = ("address", "dirty", "home", "number", "segment", "size", "uses")
 
     def __init__(self, number: int, segment: Segment, home: Home) -> None:
         self.number = number
         self.segment = segment
         self.size = segment.size
         self.home = home
+        # Where its memory begins.
+        self.address = ctypes.addressof(ctypes.c_char.from_buffer(segment.memory))
         # Why it is not free: leases, loans, copies under way.
         self.uses = 0
         # How many of its first bytes may be other than zero.
@@ -109,10 +111,6 @@ class Slab:
 
     def __repr__(self) -> str:
         return f"<Slab {self.number}: {self.size} bytes, {self.uses} uses>"
-
-    def address(self) -> int:
-        """Say where its memory begins."""
-        return ctypes.addressof(ctypes.c_char.from_buffer(self.segment.memory))
 
     def view(self, start: int, end: int) -> memoryview:
         """Return a part of its memory, without a lease: for a moment only."""
@@ -133,7 +131,7 @@ class Slab:
     def wipe(self, limit: int = sys.maxsize) -> bool:
         """Set up to ``limit`` bytes to zero; return whether all of it now is."""
         start = max(0, self.dirty - limit)
-        ctypes.memset(self.address() + start, 0, self.dirty - start)  # lets go of the GIL
+        ctypes.memset(self.address + start, 0, self.dirty - start)  # lets go of the GIL
         self.dirty = start
         return not start
 
@@ -157,12 +155,6 @@ class Slab:
         return start + length
 
 
-def _ended(lease: Any) -> None:
-    """Tell the home of a lease's slab that its last view is gone."""
-    slab = lease.slab
-    slab.home.tell(slab, lease.wipe)
-
-
 @cache
 def _lease_type(size: int) -> Any:
     """Make the type of leases of slabs of ``size`` bytes.
@@ -170,9 +162,20 @@ def _lease_type(size: int) -> Any:
     An array of ctypes over a map keeps the map, exports its memory and is kept by each view of it,
     and its end costs 0.7 us; a `weakref.finalize` costs twice that.
     """
-    body = {"_type_": ctypes.c_ubyte, "_length_": size, "__del__": _ended}
-    metaclass: Any = type(ctypes.Array)
-    return metaclass("Lease", (ctypes.Array,), body)
+
+    class Lease(ctypes.Array[ctypes.c_ubyte]):
+        _type_ = ctypes.c_ubyte
+        _length_ = size
+
+        # By this name Trio knows code that a Ctrl-C must not end half-way.
+        def __del__(self) -> None:
+            slab = self.slab
+            slab.home.tell(slab, self.wipe)
+
+        slab: Slab
+        wipe: bool
+
+    return Lease
 
 
 class Home:
@@ -187,6 +190,8 @@ class Home:
 
     def tell(self, slab: Slab, wipe: bool) -> None:
         """Take note that a lease has ended; from any thread, at any moment."""
+        if slab.number not in self.slabs:  # forgotten: nobody counts, and its map goes with it
+            return
         self.ended.append((slab, wipe))
         poke = self.poke
         if poke is not None and (slab.size >= BIG or self.budget.is_over()):
@@ -291,10 +296,14 @@ class Arena(Home):
             return None
         address, length = _address(buffer)
         for slab in self.slabs.values():
-            offset = address - slab.address()
+            offset = address - slab.address
             if slab.uses and 0 <= offset <= slab.size - length:
                 return slab, offset
         return None
+
+    def is_soiled(self) -> bool:
+        """Say whether there is something to wipe."""
+        return bool(self._soiled)
 
     def wipe_step(self) -> bool:
         """Wipe a part of a slab that nobody uses; return False if there is nothing to wipe."""
@@ -368,4 +377,4 @@ def _address(buffer: object) -> tuple[int, int]:
 
 
 # What may run in the middle of anybody's code, and must not be interrupted there.
-UNINTERRUPTED = (_ended.__code__, Home.tell.__code__)
+UNINTERRUPTED = (_lease_type(SMALLEST).__del__.__code__, Home.tell.__code__)

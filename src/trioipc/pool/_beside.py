@@ -9,18 +9,21 @@ import contextlib
 from typing import TYPE_CHECKING, final
 
 from trioipc._errors import RemoteProtocolError
-from trioipc.memory._arena import SMALLEST, Borrowed
-from trioipc.memory._segment import Segment, adopt
+from trioipc.memory._arena import BIG, SMALLEST, Borrowed
 from trioipc.protocol._codec import BESIDE, DROP, FORGET, FREE, places_of, slab_frame
-from trioipc.worker._wires import receive_segment, send_segment
+from trioipc.worker._wires import Arrivals, LostSegmentError, send_segment
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterator
 
     from trioipc.memory._arena import Slab
+    from trioipc.memory._segment import Segment
     from trioipc.memory._travel import Parcel
     from trioipc.pool._store import Store
+
+# Half of the descriptors that a process usually has.
+_MANY_SLABS = 512
 
 
 @final
@@ -31,7 +34,7 @@ class ParentBeside:
       store: Of the pool.
       control: The socket by which descriptors come and go.
       send: Sends a frame at once.
-      at_rest: Says whether the worker runs nothing.
+      at_rest: Says whether the worker runs nothing, and all its answers have been heard.
     """
 
     def __init__(
@@ -48,7 +51,7 @@ class ParentBeside:
         # The worker's slabs that we were shown.
         self._borrowed = Borrowed(store.budget)
         self._borrowed.poke = store.poke
-        self._received: dict[int, Segment] = {}  # {number: what has arrived before it was wanted}
+        self._arrivals = Arrivals(control)
         # Of ours, what the worker was shown; and what it looks at, how often, and if it wipes it.
         self._shown: set[int] = set()
         self._loans: dict[int, tuple[Slab, int, bool]] = {}
@@ -58,37 +61,61 @@ class ParentBeside:
 
     # -- ours -------------------------------------------------------------------------------
 
+    def show(self, slab: Slab) -> None:
+        """Send a slab of ours, which will be lent, if the worker does not know it.
+
+        Raises:
+          OSError: if it cannot be sent.
+        """
+        if slab.number not in self._shown:
+            self.send_segment(slab.number, slab.segment)
+            self._shown.add(slab.number)
+
     def lend(self, slab: Slab, *, wipe: bool) -> None:
-        """Let the worker have a slab of ours, with the next frame.
+        """Let the worker have a slab of ours that it was shown, with the next frame.
 
         Args:
           slab: Which the caller uses as well.
           wipe: Whether the worker will wipe it when it has done with it.
         """
-        if slab.number not in self._shown:
-            self._shown.add(slab.number)
-            self.send_segment(slab.number, slab.segment)
         _, loans, _ = self._loans.get(slab.number, (slab, 0, wipe))
         self._loans[slab.number] = slab, loans + 1, wipe
         slab.uses += 1
 
     def send_segment(self, number: int, segment: Segment | Parcel) -> None:
-        """Send a descriptor."""
-        with contextlib.suppress(OSError):  # it is dying; `live` will say so
+        """Send a descriptor.
+
+        Raises:
+          OSError: if too many are under way.
+        """
+        with contextlib.suppress(ConnectionError):  # it is dying; `live` will say so
             send_segment(self._control, number, segment)
 
-    def returned(self, number: int) -> None:
+    def lost(self, number: int) -> None:
+        """Have a slab of ours back that the worker could not map.
+
+        Raises:
+          RemoteProtocolError: if the worker was not to have it.
+        """
+        self._shown.discard(number)
+        self.returned(number, wiped=False)
+
+    def returned(self, number: int, *, wiped: bool = True) -> None:
         """Have a slab of ours back.
+
+        Args:
+          number: Of the slab.
+          wiped: Whether the worker has wiped it, if it was to.
 
         Raises:
           RemoteProtocolError: if the worker did not have it.
         """
         if number not in self._loans:
             raise RemoteProtocolError(f"slab {number} was returned, but not lent")
-        slab, loans, wiped = self._loans.pop(number)
+        slab, loans, wipe = self._loans.pop(number)
         if loans > 1:
-            self._loans[number] = slab, loans - 1, wiped
-        if wiped:
+            self._loans[number] = slab, loans - 1, wipe
+        if wipe and wiped:
             slab.dirty = 0
         self._store.release(slab)
 
@@ -101,7 +128,8 @@ class ParentBeside:
 
         Raises:
           RemoteProtocolError: if its table is broken.
-          OSError: if a slab cannot be mapped, or did not come.
+          LostSegmentError: if something cannot be mapped. All has been received, or is lost.
+          OSError: if something did not come.
         """
         if not flags & BESIDE:
             return [], [], {}, body
@@ -109,33 +137,49 @@ class ParentBeside:
         lengths: dict[int, int] = {}
         for number, offset, length, _ in places:
             lengths[number] = max(lengths.get(number, 0), offset + length)
-        memory = {number: self._open(number, length) for number, length in lengths.items()}
-        views = [memory[number][offset : offset + length] for number, offset, length, _ in places]
-        segments = {number: self._receive(number) for number in numbers}
-        return views, [place[3] for place in places], segments, rest
+        memory: dict[int, memoryview] = {}
+        segments: dict[int, Segment] = {}
+        failure: OSError | None = None
+        for number, length in lengths.items():
+            try:
+                memory[number] = self._open(number, length)
+            except LostSegmentError as error:
+                failure = error
+                self._frames += slab_frame(DROP, number)
+        for number in numbers:
+            try:
+                segments[number] = self._take(number)
+            except LostSegmentError as error:
+                failure = error
+        try:
+            if failure is not None:
+                raise failure
+            views = [memory[number][at : at + length] for number, at, length, _ in places]
+            return views, [place[3] for place in places], segments, rest
+        finally:
+            del failure, memory  # which would hold each other
 
     def _open(self, number: int, length: int) -> memoryview:
         """Return the first ``length`` bytes of a slab of the worker's."""
         slab = self._borrowed.slabs.get(number)
         if slab is None:
-            slab = self._borrowed.learn(number, self._receive(number))
+            slab = self._borrowed.learn(number, self._take(number))
         if length > slab.size:
             raise RemoteProtocolError(f"{length} bytes of a slab of {slab.size} bytes")
-        if length < SMALLEST:  # a copy costs less than a lease, and holds nothing
+        # A copy costs less than a lease, and holds nothing. A map holds a descriptor, and so many
+        # results may be kept that there would be none left.
+        if length < (SMALLEST if self._store.budget.slabs < _MANY_SLABS else BIG):
             self._frames += slab_frame(FREE, number)
             if self._store.budget.is_over():
                 self._store.poke()
             return memoryview(bytearray(slab.view(0, length)))
         return slab.lease()
 
-    def _receive(self, number: int) -> Segment:
-        while number not in self._received:
-            arrived, size, descriptor = receive_segment(self._control)
-            try:
-                self._received[arrived] = adopt(descriptor, size)
-            except ValueError as error:
-                raise RemoteProtocolError(str(error)) from error
-        return self._received.pop(number)
+    def _take(self, number: int) -> Segment:
+        try:
+            return self._arrivals.take(number)
+        except ValueError as error:
+            raise RemoteProtocolError(str(error)) from error
 
     # -- for the store ----------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ import trio
 from trioipc.memory._arena import SMALLEST, offsets_of
 from trioipc.memory._ring import RingSpace, RingWriter
 from trioipc.pool._pace import AT_ONCE, Pace
-from trioipc.protocol._codec import Encoded, with_places
+from trioipc.protocol._codec import PARCELS_LIMIT, Encoded, with_places
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -112,6 +112,8 @@ class Cargo:
             return None
         slab, offset = found
         if slab not in self._slabs:
+            if len(self._slabs) >= PARCELS_LIMIT:  # more may not fit into the socket
+                return None
             slab.uses += 1
             self._slabs[slab] = False
         return slab.number, offset, len(buffer)
@@ -122,11 +124,17 @@ class Cargo:
         return slab
 
     def lend(self, beside: ParentBeside) -> bytes:
-        """Let a worker have it; return the body of the call's frame."""
-        for slab, wipe in self._slabs.items():
-            beside.lend(slab, wipe=wipe)
+        """Let a worker have it; return the body of the call's frame.
+
+        Raises:
+          OSError: if that cannot be sent now; the worker has none of it.
+        """
+        for slab in self._slabs:
+            beside.show(slab)
         for number, parcel in self._encoded.parcels:
             beside.send_segment(number, parcel)
+        for slab, wipe in self._slabs.items():
+            beside.lend(slab, wipe=wipe)
         copies = {slab.number for slab, wipe in self._slabs.items() if wipe}
         return with_places(self._encoded, self._places, copies)
 

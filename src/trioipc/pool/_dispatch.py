@@ -174,6 +174,8 @@ class Dispatcher:
                 if request._loader is scope:  # it was not cancelled, nor moved on
                     assert request._worker is not None
                     self._post(request, request._worker)
+                    if request._state == "ended":  # it could not be sent
+                        self.assign()
                     await request._call.feed()
             except Exception as error:
                 if request._loader is scope:
@@ -215,7 +217,7 @@ class Dispatcher:
                 terms.timeout,
                 request._submitted_at,
             )
-        except OSError as error:  # no memory for what is big in it
+        except Exception as error:  # no memory or descriptor for what is big in it, say
             self._give_back(request)
             request._failure = error
             self._end(request, "end")

@@ -195,6 +195,12 @@ class ProcessAnswer:
         self._segments = {}
 
 
+def lost_answer(flags: int, error: OSError) -> ProcessAnswer:
+    """Make the answer that stands for one which this process has no room for."""
+    encoded = encode(payload_error("the answer could not be received", error))
+    return ProcessAnswer(PAYLOAD, flags & INTERRUPTED, [], [], {}, encoded.body)
+
+
 async def _make_bytes(view: memoryview) -> bytes:
     # A BytesIO gives away its own memory, if nothing is written to it afterwards: no second copy.
     made = io.BytesIO()

@@ -43,6 +43,7 @@ from trioipc.pool._payload import (
     ProcessAnswer,
     ProcessCall,
     cannot_pickle,
+    lost_answer,
     refuse_asynchronous,
     refuse_synchronous,
 )
@@ -54,6 +55,7 @@ from trioipc.protocol._codec import (
     CALL,
     FROM_WORKER,
     INLINE,
+    LOST,
     NONE,
     PICKLE_LIMIT,
     READY,
@@ -67,7 +69,7 @@ from trioipc.protocol._codec import (
     split_frames,
     stop_frame,
 )
-from trioipc.worker._wires import Ticket
+from trioipc.worker._wires import LostSegmentError, Ticket
 from trioipc.worker.registry import perform
 
 if TYPE_CHECKING:
@@ -244,8 +246,6 @@ class ProcessEndpoint(Endpoint):
         self._heard_at = 0
         self._was_quick = False
         self._lesson = 0
-        # How many calls it has not answered.
-        self._calls = 0
         self._wires: ParentWires | None = None
         self._beside: ParentBeside | None = None
         self._connected = trio.Event()
@@ -253,6 +253,8 @@ class ProcessEndpoint(Endpoint):
         self._start_scope = trio.CancelScope()
         self._is_late = False
         self._host = Host(self._start_scope.cancel)
+        # Calls that were posted, and whose answers we have not heard.
+        self._unheard = 0
         self._unsent: list[bytes] = []
         self._wake_writer = trio.Event()
         self._broken: BaseException | None = None
@@ -443,16 +445,23 @@ class ProcessEndpoint(Endpoint):
             if kind == RETURN:
                 self._beside.returned(generation)
                 return
-            answer = ProcessAnswer(kind, flags, *self._beside.take_in(body, flags))
-        self._calls -= 1
+            if kind == LOST:
+                self._beside.lost(generation)
+                return
+            try:
+                answer = ProcessAnswer(kind, flags, *self._beside.take_in(body, flags))
+            except LostSegmentError as error:
+                answer = lost_answer(flags, error)
         self._heard_at = time.perf_counter_ns()
         self._was_quick = self._slots[slot][TOOK] < _QUICK_NANOSECONDS
         if self._lesson:
             self._lesson -= 1
+        self._unheard -= 1
         self._hear(generation, answer)
 
     def _is_at_rest(self) -> bool:
-        return not self._calls
+        # That its slot says "over" is not enough: an answer that is still in the pipe names slabs.
+        return not self._unheard
 
     def post(
         self, call: Call, slot: int, generation: int, serial: int, limit: float, since: int
@@ -467,8 +476,8 @@ class ProcessEndpoint(Endpoint):
         set_limit(cells, limit)
         cells[SUBMITTED_AT] = since
         self._last = cells, generation << 2 | OVER
+        self._unheard += 1
         self._posted_at = since
-        self._calls += 1
         number = call.number
         frame = TO_WORKER.pack(len(body), CALL, call.flags, slot, number, generation, serial)
         if body:

@@ -57,8 +57,9 @@ FROM_WORKER = struct.Struct("<IBBHQ")
 # READY: the worker can be used. The others answer a call: None; a value; an exception of the
 # function; a BaseException of it that is no Exception; a result or exception that could not be
 # pickled; cancelled before it began; stopped by a checkpoint or an interrupt. RETURN answers none:
-# a slab of the parent's is no longer looked at; its number is in the place of the generation.
-READY, NONE, VALUE, ERROR, EXIT, PAYLOAD, SKIPPED, STOPPED, RETURN = range(9)
+# a slab of the parent's is no longer looked at; its number is in the place of the generation. LOST
+# likewise: it could not be mapped, and must be shown again.
+READY, NONE, VALUE, ERROR, EXIT, PAYLOAD, SKIPPED, STOPPED, RETURN, LOST = range(10)
 
 # Flags of a body.
 BESIDE = 1  # it begins with a table of places
@@ -266,9 +267,9 @@ def stop_frame(slot: int, generation: int) -> bytes:
     return TO_WORKER.pack(0, STOP, 0, slot, 0, generation, 0)
 
 
-def return_frame(number: int) -> bytes:
-    """Write the frame that tells the parent that a slab of its is free."""
-    return FROM_WORKER.pack(0, RETURN, 0, 0, number)
+def return_frame(number: int, kind: int = RETURN) -> bytes:
+    """Write the frame that tells the parent that a slab of its is free, or was lost."""
+    return FROM_WORKER.pack(0, kind, 0, 0, number)
 
 
 def split_frames(

@@ -13,23 +13,24 @@ import threading
 from typing import TYPE_CHECKING, final
 
 from trioipc.memory._arena import SMALLEST, Arena, Borrowed, Budget, offsets_of
-from trioipc.memory._segment import Segment, adopt
 from trioipc.protocol._codec import (
     DROP,
     FORGET,
     FREE,
+    LOST,
     PARCELS_LIMIT,
     WIPE,
     places_of,
     return_frame,
 )
-from trioipc.worker._wires import receive_segment, send_segment
+from trioipc.worker._wires import Arrivals, LostSegmentError, send_segment
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Iterable, Sequence
 
     from trioipc.memory._arena import Slab
+    from trioipc.memory._segment import Segment
     from trioipc.protocol._codec import Buffer, Place
 
 
@@ -46,7 +47,9 @@ class Beside:
         # The parent says what is kept of it.
         self._arena = Arena(Budget(math.inf), wipes=True)
         self._borrowed = Borrowed(Budget(math.inf))
-        self._received: dict[int, Segment] = {}  # {number: what has arrived before it was wanted}
+        self._arrivals = Arrivals(control)
+        # Frames for slabs of the parent's that could not be mapped.
+        self._lost = b""
         # Of ours, what the parent has been shown.
         self._shown: set[int] = set()
         # Of the parent's, what is to be returned, and whether it is to be wiped before.
@@ -63,28 +66,49 @@ class Beside:
 
         Raises:
           RemoteProtocolError: if its table is broken.
-          OSError: if a slab cannot be mapped.
+          OSError: if something cannot be mapped. All of it has been received, or is lost.
         """
         places, numbers, rest = places_of(body, flags)
-        leases: dict[int, memoryview] = {}
-        views = []
+        wanted: dict[int, tuple[int, bool]] = {}  # {number: how much of it, and whether to wipe it}
         for number, offset, length, kind in places:
-            slab = self._borrowed.slabs.get(number) or self._learn(number)
-            if number not in leases:
-                leases[number] = slab.lease(wipe=bool(kind & WIPE))
-            slab.dirty = max(slab.dirty, offset + length)
-            views.append(leases[number][offset : offset + length])
-        segments = {number: self._receive(number) for number in numbers}
-        return views, segments, rest
+            end, _ = wanted.get(number, (0, False))
+            wanted[number] = max(end, offset + length), bool(kind & WIPE)
+        leases: dict[int, memoryview] = {}
+        segments: dict[int, Segment] = {}
+        failure: OSError | None = None
+        for number, (end, wipe) in wanted.items():
+            try:
+                leases[number] = self._lease(number, end, wipe=wipe)
+            except LostSegmentError as error:
+                failure = error
+                self._lost += return_frame(number, LOST)
+        for number in numbers:
+            try:
+                segments[number] = self._arrivals.take(number)
+            except LostSegmentError as error:
+                failure = error
+        try:
+            if failure is not None:
+                raise failure
+            return (
+                [leases[number][at : at + length] for number, at, length, _ in places],
+                segments,
+                rest,
+            )
+        finally:
+            del failure, leases  # which would hold each other
 
-    def _learn(self, number: int) -> Slab:
-        return self._borrowed.learn(number, self._receive(number))
+    def _lease(self, number: int, end: int, *, wipe: bool) -> memoryview:
+        slab = self._borrowed.slabs.get(number)
+        if slab is None:
+            slab = self._borrowed.learn(number, self._arrivals.take(number))
+        slab.dirty = max(slab.dirty, end)
+        return slab.lease(wipe=wipe)
 
-    def _receive(self, number: int) -> Segment:
-        while number not in self._received:
-            arrived, size, descriptor = receive_segment(self._control)
-            self._received[arrived] = adopt(descriptor, size)
-        return self._received.pop(number)
+    def losses(self) -> bytes:
+        """Return the frames for slabs that were lost; the parent must have them first."""
+        frames, self._lost = self._lost, b""
+        return frames
 
     def returns(self, limit: int = sys.maxsize) -> bytes:
         """Return the frames for slabs that nobody looks at any more, having wiped those.

@@ -182,6 +182,9 @@ class Server:
         cells[STARTED_AT] = started
         cells[STATE] = generation << 2 | RUNNING
         if cells[CANCEL] == generation:
+            if flags & BESIDE:  # it must be taken in to be given back
+                with contextlib.suppress(OSError):
+                    self._traffic().take_in(body, flags)
             self._answer(slot, generation, self._frame(slot, generation, SKIPPED, None))
             return
         try:
@@ -283,7 +286,7 @@ class Server:
         """Send an answer, and return the slabs that the call came in."""
         beside = self._beside
         if beside is not None:
-            frame += beside.returns(_QUICK_WIPE)
+            frame = beside.losses() + frame + beside.returns(_QUICK_WIPE)
         self._write(frame)
         # After the answer: whoever sees this finds it in the pipe.
         self._slots[slot][STATE] = generation << 2 | OVER

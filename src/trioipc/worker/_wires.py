@@ -10,6 +10,7 @@ of the calls, the write end of the answers, and the board.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -138,18 +139,71 @@ def send_segment(control: socket.socket, number: int, segment: Segment | Parcel)
     socket.send_fds(control, [SEGMENT.pack(number, segment.size)], [segment.descriptor])
 
 
-def receive_segment(control: socket.socket) -> tuple[int, int, int]:
+def receive_segment(control: socket.socket) -> tuple[int, int, int | None]:
     """Take over the next segment: its number, size and descriptor.
+
+    The descriptor is None if this process has no room for it: the kernel has closed it then.
 
     Raises:
       ConnectionError: if the other side is gone, or sent something else.
       BlockingIOError: if the socket does not block and nothing is there.
     """
-    data, descriptors, _, _ = socket.recv_fds(control, SEGMENT.size, 1)
-    if len(data) != SEGMENT.size or len(descriptors) != 1:
+    data, descriptors, flags, _ = socket.recv_fds(control, SEGMENT.size, 1)
+    is_lost = bool(flags & socket.MSG_CTRUNC) and not descriptors
+    if len(data) != SEGMENT.size or (len(descriptors) != 1 and not is_lost):
         for descriptor in descriptors:
             os.close(descriptor)
         raise ConnectionError(f"expected a segment, got {len(data)} bytes")
-    os.set_inheritable(descriptors[0], False)
     number, size = SEGMENT.unpack(data)
+    if is_lost:
+        return number, size, None
+    os.set_inheritable(descriptors[0], False)
     return number, size, descriptors[0]
+
+
+class LostSegmentError(OSError):
+    """A segment was sent to this process, which has no room for it."""
+
+
+@final
+class Arrivals:
+    """The segments that the other side sends, each to be had by its number.
+
+    Args:
+      control: The socket by which they come.
+    """
+
+    __slots__ = ("_control", "_here")
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        # {number: what has arrived before it was wanted, or why it cannot be had}
+        self._here: dict[int, Segment | OSError] = {}
+
+    def take(self, number: int) -> Segment:
+        """Return a segment that was sent.
+
+        Raises:
+          LostSegmentError: if it has come, but cannot be mapped; it is lost.
+          ConnectionError: if the other side is gone, or sent something else.
+          BlockingIOError: if the socket does not block and it has not come.
+          ValueError: if one is smaller than was said.
+        """
+        while number not in self._here:
+            arrived, size, descriptor = receive_segment(self._control)
+            self._here[arrived] = _adopted(descriptor, size)
+        found = self._here.pop(number)
+        if isinstance(found, OSError):
+            raise LostSegmentError(*found.args) from found
+        return found
+
+
+def _adopted(descriptor: int | None, size: int) -> Segment | OSError:
+    from trioipc.memory._segment import adopt  # a worker reports before it needs that
+
+    if descriptor is None:
+        return OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    try:
+        return adopt(descriptor, size)
+    except OSError as error:
+        return error.with_traceback(None)
