@@ -57,7 +57,7 @@ def _tuple(hashes: Iterable[str]) -> tuple[str, ...]:
 
 @attrs.frozen
 class ChunkMetadata:
-    """What there is to know of the chunks of a file; keep it, and ``FileBridge.merge_chunks`` checks.
+    """What there is to know of the chunks of a file, for ``FileBridge.merge_chunks`` to verify.
 
     All hashes are SHA-256, in hex.
     """
