@@ -307,11 +307,18 @@ async def test_a_process_is_another_one() -> None:
         assert worker.endpoint.pid != os.getpid()
 
 
+def engine_with(places: int) -> ProcessEngine:
+    """Return an engine whose workers are sent so many calls at a time, though they run one."""
+    engine = ProcessEngine("test")
+    engine.places = places
+    return engine
+
+
 async def test_more_calls_than_the_pipe_holds(tmp_path: Path) -> None:
     """What it does not take at once is sent when it does; each call is answered once, in order."""
     go = tmp_path / "go"
     texts = [str(number) * 15_000 for number in range(10)]  # inside of frames; a pipe has 64 KiB
-    async with living(ProcessEngine("test", places=11)) as it:
+    async with living(engine_with(11)) as it:
         it.post(1, jobs.wait_for, str(go))
         await it.started(1)
         for number, text in enumerate(texts):
@@ -326,7 +333,7 @@ async def test_more_calls_than_the_pipe_holds(tmp_path: Path) -> None:
 
 async def test_a_worker_that_dies_before_it_has_read_everything() -> None:
     """What was still to be sent is forgotten with it."""
-    async with living(ProcessEngine("test", places=11)) as it:
+    async with living(engine_with(11)) as it:
         it.post(1, jobs.stop_self)
         await wait_until(lambda: "T" in state_of(it.endpoint.pid))
         for number in range(10):

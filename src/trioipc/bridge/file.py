@@ -58,7 +58,7 @@ def _tuple(hashes: Iterable[str]) -> tuple[str, ...]:
 
 @attrs.frozen
 class ChunkMetadata:
-    """What there is to know of the chunks of a file; keep it, and `FileBridge.merge_chunks` checks.
+    """What there is to know of the chunks of a file, for ``FileBridge.merge_chunks`` to verify.
 
     All hashes are SHA-256, in hex.
     """
@@ -84,13 +84,13 @@ class ChunkMetadata:
 
 @attrs.frozen
 class ChunkedFile(Generic[Chunk]):
-    """What `FileBridge.chunk_file` made."""
+    """What ``FileBridge.chunk_file`` made."""
 
     chunks: tuple[Chunk, ...] = attrs.field(repr=lambda chunks: f"<{len(chunks)} chunks>")
-    """The chunks in their order: read-only views into one piece of memory, or files."""
+    """The chunks in their order, read-only views into one piece of memory, or files."""
 
     metadata: ChunkMetadata
-    """What `FileBridge.merge_chunks` needs to verify them."""
+    """What ``FileBridge.merge_chunks`` needs to verify them."""
 
 
 @attrs.frozen
@@ -237,7 +237,7 @@ class FileBridge:
         Args:
           source: Bytes-like or a path.
           chunk_size: How many bytes a chunk has, 1 or more; the last one has what is left. At most
-            a million chunks. `trioipc.chunks` has sizes to choose from.
+            a million chunks. ``trioipc.chunks`` has sizes to choose from.
           file_name: What the metadata shall call the file; the last part of the path if None. No
             file of that name is opened or written.
           destination: A folder for the chunks, which become ``chunk-000000`` and so on, in memory

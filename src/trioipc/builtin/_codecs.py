@@ -259,12 +259,15 @@ class Decoder:
             data, self._rest = self._rest + data, b""
             if not self._begins(data):
                 return b""
+        failure = None
         try:
             out = self._stream.decompress(data, limit)
         except self._error as error:
-            raise DataError(
-                f"this is not {self._algorithm} data, or it is damaged: {error}"
-            ) from None
+            failure = str(error)
+        if failure is not None:
+            # Not in the clause above: it would carry the other error along as its context, and
+            # that of zlib-ng cannot be pickled.
+            raise DataError(f"this is not {self._algorithm} data, or it is damaged: {failure}")
         if self._stream.eof:
             self._rest = self._stream.unused
             self.hungry = not self._rest

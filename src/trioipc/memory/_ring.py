@@ -176,6 +176,8 @@ class RingReader:
         end = self._consumed + self.size
         if not self._cells[_PASSES]:
             self.expect(1)
+        if end > self._cells[_PASSES] * self.size:  # nobody would fill it
+            raise RuntimeError(f"a pass more than the {self._cells[_PASSES]} that were expected")
         while self._consumed < end:
             filled = min(self._wait(), end)
             while self._consumed < filled:
