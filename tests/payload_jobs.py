@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import resource
+import threading
+import time
 from typing import Any
 
 from trioipc import SharedCounter, current_request
+from trioipc.memory._arena import SMALLEST
 
 
 def make(nbytes: int, fill: int = 1) -> memoryview:
@@ -54,3 +57,62 @@ _kept: list[Any] = []
 def counter() -> SharedCounter:
     """Return shared state."""
     return SharedCounter(7)
+
+
+def wait_for(path: str) -> None:
+    """Wait until a file is there."""
+    while not os.path.exists(path):
+        current_request().checkpoint()
+        time.sleep(0.001)
+
+
+def fork_and_come_back(view: memoryview, nbytes: int) -> tuple[bytes, memoryview] | None:
+    """Fork; the child allocates and writes, and returns; then the parent looks what it has."""
+    child = os.fork()
+    if child == 0:
+        current_request().allocate(nbytes)[:5] = b"child"
+        return None
+    os.waitpid(child, 0)
+    allocated = current_request().allocate(nbytes)
+    allocated[:6] = b"parent"
+    return bytes(view), allocated
+
+
+def leave_allocating_threads() -> memoryview:
+    """Leave threads that allocate, write, look and drop until they are told to stop."""
+    request = current_request()
+    _stop.clear()
+
+    def go_on(fill: int) -> None:
+        while not _stop.is_set():
+            view = request.allocate(SMALLEST)
+            if any(view):
+                _found.append("not blank")
+            view[:] = bytes([fill]) * SMALLEST
+            time.sleep(0.0001)
+            if view.tobytes() != bytes([fill]) * SMALLEST:
+                _found.append("not mine alone")
+
+    for fill in (1, 2):
+        _threads.append(threading.Thread(target=go_on, args=(10 + fill,), daemon=True))
+        _threads[-1].start()
+    return make(SMALLEST)
+
+
+def make_several(view: memoryview, index: int) -> list[memoryview]:
+    """Return some allocated memory, each with its own filling."""
+    assert not any(view)
+    return [make(SMALLEST, 100 + part) for part in range(1 + index % 3)]
+
+
+def stop_threads() -> list[str]:
+    """Stop the threads; return what they have found."""
+    _stop.set()
+    for thread in _threads:
+        thread.join()
+    return _found
+
+
+_threads: list[threading.Thread] = []
+_found: list[str] = []
+_stop = threading.Event()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import errno
 import gc
+import math
 import os
 import resource
+import socket
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +20,20 @@ from helpers import wait_until
 from trioipc import PayloadError, RequestCancelledError, SharedFlag, open_worker_pool
 from trioipc.memory._arena import SMALLEST, size_class
 from trioipc.memory._board import OVER, STATE
+from trioipc.memory._ring import RingWriter, Streamed
 from trioipc.memory._segment import ENVIRONMENT_VARIABLE
+from trioipc.pool._cargo import Cargo
 from trioipc.pool._process import ProcessEngine
+from trioipc.pool._store import Store
+from trioipc.protocol._codec import encode
+from trioipc.worker._beside import Beside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from trioipc import PoolRequest, WorkerPool
-    from trioipc.pool._store import ArenaStatistics, Store
+    from trioipc.pool._store import ArenaStatistics
 
 MIB = 1 << 20
 
@@ -262,3 +270,117 @@ async def test_many_small_results_are_held() -> None:
         assert arena_of(pool).slabs < 600
         for index, view in enumerate(held):
             assert view[0] == view[-1] == index % 256
+
+
+# ---- memory that moves on to others
+
+
+async def test_a_ring_that_was_dropped_is_not_filled_any_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Who wakes up after the end of its request finds the memory in other hands."""
+    slept = trio.Event()
+
+    async def sleep(seconds: float) -> None:
+        slept.set()
+        await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
+
+    store = Store(math.inf)
+    cargo = Cargo(store, encode((Streamed(memoryview(b"x" * (8 * MIB))),)))
+    await cargo.load()
+    [slab] = store.arena.slabs.values()
+    with monkeypatch.context() as patch:
+        patch.setattr(RingWriter, "pause", lambda self, now: 1.0)
+        patch.setattr("trioipc.pool._cargo.trio.sleep", sleep)
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(cargo.feed)
+                await slept.wait()
+                [feeding] = nursery.child_tasks
+                cargo.drop()
+                slab.wipe()
+                slab.view(8, 16).cast("Q")[0] = 4 * MIB  # all was consumed: there is room
+                trio.lowlevel.reschedule(feeding)
+    assert not any(slab.view(16, slab.size))
+    await store.close()
+
+
+async def test_an_answer_that_cannot_be_sent_holds_nothing() -> None:
+    """Of the slabs that were to be lent with it, none counts as lent."""
+    ours, theirs = socket.socketpair()
+    beside = Beside(ours)
+    view = beside.allocate(100_000, True)
+    ours.close()
+    theirs.close()
+    for _ in range(2):
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            beside.put([view, bytes(100_000)])
+    arena = beside._arena
+    arena.drain()
+    assert sorted(slab.uses for slab in arena.slabs.values()) == [0, 1]
+    del view
+    beside.tidy()
+    assert not arena.slabs
+
+
+async def test_small_memory_is_warm_again_soon() -> None:
+    """Also what is too small to be told of at once, and what was never sent."""
+    async with open_worker_pool(1) as pool:
+        for _ in range(20):
+            view = pool.allocate(SMALLEST)
+            view[0] = 1
+            del view
+            await trio.testing.wait_all_tasks_blocked()
+            with trio.CancelScope() as scope:
+                async with pool.open_request(jobs.count, bytes(10 * MIB)):
+                    scope.cancel()
+                    await trio.lowlevel.checkpoint()
+            await trio.testing.wait_all_tasks_blocked()
+        assert arena_of(pool).made <= 6
+
+
+async def test_memory_falls_to_the_budget(tmp_path: Path) -> None:
+    """When nothing is held, also where a worker was busy when its results were dropped."""
+    async with open_worker_pool(1, max_arena_bytes=3 * MIB) as pool:
+        view = await pool.run(jobs.make, 10 * MIB)
+        assert arena_of(pool).size >= 10 * MIB
+        async with pool.open_request(jobs.wait_for, str(tmp_path / "go")) as request:
+            await request.wait_started()
+            del view
+            await trio.testing.wait_all_tasks_blocked()
+            (tmp_path / "go").touch()
+            await request.result()
+        await wait_until(lambda: arena_of(pool).size <= 3 * MIB)
+        held = [pool.allocate(2 * MIB) for _ in range(3)]
+        held += [await pool.run(jobs.make, 2 * MIB) for _ in range(3)]
+        assert arena_of(pool).size >= 12 * MIB
+        held.clear()
+        await wait_until(lambda: arena_of(pool).size <= 3 * MIB)
+
+
+# ---- what functions do
+
+
+async def test_a_function_that_forks(tmp_path: Path) -> None:
+    """Its child has its own memory, and wipes nothing that the function still reads."""
+    data = b"x" * 100_000
+    async with open_worker_pool(1) as pool:
+        warm = await pool.run(jobs.make, 100_000)
+        del warm
+        got, view = await pool.run(jobs.fork_and_come_back, memoryview(data), 100_000)
+        assert got == data
+        assert bytes(view) == b"parent" + bytes(100_000 - 6)
+
+
+async def test_threads_of_a_function_go_on_to_allocate() -> None:
+    """Also after its request, while others run; nobody gets what another has."""
+    async with open_worker_pool(1) as pool:
+        first = await pool.run(jobs.leave_allocating_threads)
+        with trio.fail_after(30):
+            for index in range(100):
+                view = pool.allocate(SMALLEST) if index % 2 else memoryview(bytes(SMALLEST))
+                results = await pool.run(jobs.make_several, view, index)
+                for part, result in enumerate(results):
+                    assert bytes(result) == bytes([100 + part]) * SMALLEST
+        assert await pool.run(jobs.stop_threads) == []
+        assert bytes(first) == b"\1" * SMALLEST

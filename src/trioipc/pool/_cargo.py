@@ -141,7 +141,8 @@ class Cargo:
     async def feed(self) -> None:
         """Fill the rings, if there are any, while the worker consumes what is in them."""
         for writer in self._writers:
-            while not writer.is_done():
+            # Dropped while we slept, and it may be somebody else's memory by now: none are left.
+            while self._writers and not writer.is_done():
                 pause = 0.0 if writer.fill() else writer.pause(trio.current_time())
                 if pause > _WORTH_A_SLEEP:
                     await trio.sleep(pause)

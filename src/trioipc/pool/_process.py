@@ -457,6 +457,9 @@ class ProcessEndpoint(Endpoint):
         if self._lesson:
             self._lesson -= 1
         self._unheard -= 1
+        store = self._engine.store
+        if store.budget.is_over():  # what nobody looks at can be dropped, now that it rests
+            store.poke()
         self._hear(generation, answer)
 
     def _is_at_rest(self) -> bool:

@@ -99,6 +99,8 @@ class Store:
     def release(self, slab: Slab) -> None:
         """End one use of a slab of the arena; drop something at once if there is too much."""
         self.arena.release(slab)
+        if self.arena.is_soiled():
+            self._chores.set()
         if self.budget.is_over():
             self.poke()
 
@@ -131,6 +133,8 @@ class Store:
           OSError: if there is no memory or descriptor left.
         """
         self.arena.drain()
+        if self.arena.is_soiled():
+            self._chores.set()
         if not self.arena.has(nbytes):
             self._trim(nbytes)
         return self.arena.take(nbytes, blank=True)

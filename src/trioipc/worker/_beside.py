@@ -135,10 +135,14 @@ class Beside:
         """Return memory that can travel home as it is; see `CurrentRequest.allocate`."""
         with self._lock:
             self._arena.drain()
-            slab = self._arena.take(nbytes, blank=blank)
-            view = slab.lease()[:nbytes]
-            self._arena.release(slab)
-            return view
+            return self._allocate(nbytes, blank=blank)[1][:nbytes]
+
+    def _allocate(self, nbytes: int, *, blank: bool) -> tuple[Slab, memoryview]:
+        """Return a slab, and a view that alone keeps it."""
+        slab = self._arena.take(nbytes, blank=blank)
+        view = slab.lease()
+        self._arena.release(slab)
+        return slab, view
 
     def put(self, buffers: Sequence[Buffer]) -> list[Place]:
         """Find or make room in slabs for ``buffers``, and show the parent those slabs.
@@ -158,10 +162,12 @@ class Beside:
             for home, buffer in zip(homes, buffers, strict=True)
         ]
         if None in places:
-            self._copy(buffers, places)
+            copies, _kept = self._copy(buffers, places)
+            lent.add(copies)
         for slab in lent:
-            slab.uses += 1
             self._show(slab)
+        for slab in lent:  # when all are shown: what fails before leaves none of them lent
+            slab.uses += 1
         return places  # type: ignore[return-value] # each None has been replaced
 
     def _presentable(self, slabs: Iterable[Slab]) -> set[Slab]:
@@ -172,16 +178,18 @@ class Beside:
     def _home_of(self, buffer: Buffer) -> tuple[Slab, int] | None:
         return self._arena.find(buffer) if len(buffer) >= SMALLEST else None
 
-    def _copy(self, buffers: Sequence[Buffer], places: list[Place | None]) -> None:
-        """Copy those that have no place yet into one slab."""
+    def _copy(
+        self, buffers: Sequence[Buffer], places: list[Place | None]
+    ) -> tuple[Slab, memoryview]:
+        """Copy those that have no place yet into one slab; see `_allocate`."""
         homeless = [index for index, place in enumerate(places) if place is None]
         offsets, size = offsets_of(len(buffers[index]) for index in homeless)
-        slab = self._arena.take(size, blank=False)
+        slab, view = self._allocate(size, blank=False)
         for index, offset in zip(homeless, offsets, strict=True):
             end = offset + len(buffers[index])
-            slab.view(offset, end)[:] = buffers[index]
+            view[offset:end] = buffers[index]
             places[index] = (slab.number, offset, end - offset)
-        self._show(slab)
+        return slab, view
 
     def _show(self, slab: Slab) -> None:
         if slab.number not in self._shown:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -97,6 +98,9 @@ class Server:
         self._sleeps = True
         # What travels beside frames, from the first time on that something does.
         self._beside: Beside | None = None
+        self._making = threading.Lock()
+        # Whether a function has forked, and this is the child.
+        self._is_fork = False
 
     def prepare(self) -> None:
         """Load the pool's modules, and say that we are ready.
@@ -106,8 +110,13 @@ class Server:
         """
         load(self._ticket.modules)
         self.listen_to_signals()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._become_fork)
         ready = encode((os.getpid(), registered()))
         self._write(FROM_WORKER.pack(len(ready.body), READY, ready.flags, 0, 0) + ready.body)
+
+    def _become_fork(self) -> None:
+        self._is_fork = True
 
     def listen_to_signals(self) -> None:
         """Have the function that runs interrupted by a signal, if it is to be."""
@@ -207,6 +216,8 @@ class Server:
         """Run a call to its end, and answer it."""
         generation = request._generation
         kind, value = self._executor.run(request, target, arguments)
+        if self._is_fork:  # it shares our memory, and must not wipe what our function still reads
+            os._exit(1)
         self._count(self._slots[slot])
         del target, arguments
         frame = self._frame(slot, generation, kind, value)
@@ -230,15 +241,18 @@ class Server:
 
     def _traffic(self) -> Beside:
         """Return what travels beside frames. Loaded when first needed, for it takes 3 ms."""
-        if self._beside is None:
-            from trioipc.memory._arena import UNINTERRUPTED
-            from trioipc.worker._beside import Beside
+        with self._making:  # a thread that some function has left may be here as well
+            if self._beside is None:
+                from trioipc.memory._arena import UNINTERRUPTED
+                from trioipc.worker._beside import Beside
 
-            OURS.update(UNINTERRUPTED)
-            self._beside = Beside(self._wires.control)
-        return self._beside
+                OURS.update(UNINTERRUPTED)
+                self._beside = Beside(self._wires.control)
+            return self._beside
 
     def _allocate(self, nbytes: int, blank: bool) -> memoryview:
+        if self._is_fork:  # what is shared is not ours to give
+            return memoryview(bytearray(nbytes))
         return self._traffic().allocate(nbytes, blank)
 
     def _function(self, number: int) -> Callable[..., Any]:

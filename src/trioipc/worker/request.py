@@ -139,11 +139,12 @@ class CurrentRequest:
         """Return memory; what earlier results left may be in it, if it need not be blank."""
         if nbytes < 0:
             raise ValueError(f"nbytes must be >= 0, not {nbytes}")
-        if self._allocator is None or nbytes < OUT_OF_ARENA:
+        allocator = self._allocator  # the request may end while a thread is here
+        if allocator is None or nbytes < OUT_OF_ARENA:
             return memoryview(bytearray(nbytes))
         self._shields += 1  # an interrupt half-way would leave memory that nobody owns
         try:
-            return self._allocator(nbytes, blank)
+            return allocator(nbytes, blank)
         finally:
             self._shields -= 1
 
