@@ -51,7 +51,7 @@ def resident(pid: int, fields: tuple[str, ...] = ("RssAnon", "RssShmem")) -> int
     return sum(int(line.split()[1]) << 10 for line in lines if line.split(":")[0] in fields)
 
 
-async def _highest(work: Callable[[], Awaitable[object]], pids: list[int]) -> list[int]:
+async def highest(work: Callable[[], Awaitable[object]], pids: list[int]) -> list[int]:
     """Return by how many bytes processes grow at most while something goes on."""
     before = [resident(pid) for pid in pids]
     highest = [*before]
@@ -98,7 +98,7 @@ async def figures(rounds: int, folder: str) -> list[Figure]:
         without = partial(bridge.pool.run, time.sleep, 0.7)
         hashing = min([await _longest_gap(with_payload) for _ in range(3)])
         resting = min([await _longest_gap(without) for _ in range(3)])
-        grown = await _highest(with_payload, [here])
+        grown = await highest(with_payload, [here])
 
         async def encrypt() -> None:
             await bridge.crypto.encrypt_file(payload, _KEY, _NONCE)
@@ -129,7 +129,7 @@ async def _path_figures(
     ours = partial(bridge.crypto.encrypt_file, source, _KEY, _NONCE, destination=destination)
     plain = partial(trio.to_thread.run_sync, _plain, source, destination)
     await ours()
-    here, there = await _highest(ours, pids)
+    here, there = await highest(ours, pids)
     ratios = []
     for _ in range(rounds):
         times = []

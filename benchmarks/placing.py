@@ -9,6 +9,8 @@ from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING
 
+import trio
+
 import trioipc
 from benchmarks.measure import Figure
 from trioipc.builtin import crypto
@@ -42,6 +44,7 @@ async def sweep(rounds: int) -> dict[int, dict[str, float]]:
         }
 
         async def inline(data: bytes) -> None:
+            await trio.lowlevel.checkpoint()  # as every call of a Trio library
             crypto.hash_file(memoryview(data))
 
         for size in SIZES:

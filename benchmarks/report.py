@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
-from benchmarks import dispatch, large, payloads, requests, start
+from benchmarks import compression, dispatch, large, payloads, placing, requests, start
 from benchmarks.measure import machine
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ def main() -> None:
         rates = trio.run(payloads.measure, options.rounds)
         figures += payloads.figures(rates)
         figures += trio.run(large.figures, options.rounds, folder)
+        figures += trio.run(compression.figures, 3, folder)
+    figures += placing.figures(trio.run(placing.sweep, options.rounds))
     facts = machine()
     page = _page(facts, rows, figures, starts, rates)
     print(page)
