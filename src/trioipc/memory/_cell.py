@@ -118,7 +118,7 @@ class CellLock:
         """
         with self._thread_lock:
             take, drop = self._take, self._drop
-            if take is None or drop is None:
+            if drop is None or take is None:
                 new = decide(cells[index])
                 if new is not None:
                     cells[index] = new

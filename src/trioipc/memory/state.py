@@ -502,7 +502,8 @@ class SharedCounter(_State):
         if type(delta) is not int:
             _check_int("delta", delta)
         try:
-            return cast("int", self._lock.change(self._cells, 0, delta.__add__))
+            # No call of `cast`: 0.06 us of 3.
+            return self._lock.change(self._cells, 0, delta.__add__)  # type: ignore[return-value]
         except ValueError:  # of the cell, which takes 64 bits
             raise OverflowError(
                 f"adding {delta} would take the counter out of -2**63 to 2**63 - 1"
