@@ -116,3 +116,68 @@ def stop_threads() -> list[str]:
 _threads: list[threading.Thread] = []
 _found: list[str] = []
 _stop = threading.Event()
+
+
+def types(*arguments: object) -> list[object]:
+    """Return the type of each argument, and of what is in a tuple, list or dict."""
+    found: list[object] = []
+    for argument in arguments:
+        inside = [*argument.values()] if isinstance(argument, dict) else argument
+        if isinstance(inside, tuple | list):
+            found.append((type(argument).__name__, [type(item).__name__ for item in inside]))
+        else:
+            found.append(type(argument).__name__)
+    return found
+
+
+def write_into(view: memoryview, text: bytes) -> None:
+    """Write to the beginning of an argument."""
+    view[: len(text)] = text
+
+
+def echo(value: object) -> object:
+    """Return the argument."""
+    return value
+
+
+def keep(*values: object) -> None:
+    """Keep arguments for later."""
+    _kept.extend(values)
+
+
+def fillings() -> list[list[int]]:
+    """Return which bytes there are in each view that was kept."""
+    return [sorted(set(view)) for view in _kept]
+
+
+def forget() -> None:
+    """Keep nothing."""
+    _kept.clear()
+
+
+def make_and_keep(nbytes: int, fill: int) -> memoryview:
+    """Return allocated memory, and keep it."""
+    view = make(nbytes, fill)
+    _kept.append(view)
+    return view
+
+
+def kept(index: int) -> object:
+    """Return what was kept."""
+    return _kept[index]
+
+
+def is_blank(nbytes: int) -> bool:
+    """Say whether allocated memory is all zero."""
+    return not any(current_request().allocate(nbytes))
+
+
+def open_and_mapped() -> tuple[int, int]:
+    """Return how many descriptors are open, and how many maps there are."""
+    with open("/proc/self/maps") as file:
+        return len(os.listdir("/proc/self/fd")), len(file.readlines())
+
+
+def die(argument: object) -> None:
+    """End the worker, with an argument in shared memory."""
+    os._exit(1)

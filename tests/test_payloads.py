@@ -5,9 +5,12 @@ from __future__ import annotations
 import ctypes
 import errno
 import gc
+import hashlib
 import math
+import mmap
 import os
 import resource
+import signal
 import socket
 import time
 from typing import TYPE_CHECKING, Any
@@ -17,7 +20,14 @@ import trio
 
 import payload_jobs as jobs
 from helpers import wait_until
-from trioipc import PayloadError, RequestCancelledError, SharedFlag, open_worker_pool
+from trioipc import (
+    PayloadError,
+    RequestCancelledError,
+    SharedFlag,
+    WorkerCrashedError,
+    open_worker_bridge,
+    open_worker_pool,
+)
 from trioipc.memory._arena import SMALLEST, size_class
 from trioipc.memory._board import OVER, STATE
 from trioipc.memory._ring import RingWriter, Streamed
@@ -29,7 +39,7 @@ from trioipc.protocol._codec import encode
 from trioipc.worker._beside import Beside
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
     from trioipc import PoolRequest, WorkerPool
@@ -384,3 +394,399 @@ async def test_threads_of_a_function_go_on_to_allocate() -> None:
                     assert bytes(result) == bytes([100 + part]) * SMALLEST
         assert await pool.run(jobs.stop_threads) == []
         assert bytes(first) == b"\1" * SMALLEST
+
+
+# ---- what arrives
+
+
+@pytest.fixture(params=["cpu", "thread"])
+async def pool(request: pytest.FixtureRequest, backend: str) -> AsyncIterator[WorkerPool]:
+    """Provide a pool of either kind."""
+    async with open_worker_pool(1, kind=request.param) as pool:
+        yield pool
+
+
+def fill(nbytes: int, what: int) -> bytes:
+    """Return some bytes."""
+    return bytes([what]) * nbytes
+
+
+@pytest.mark.parametrize("nbytes", [0, 8191, 8192, SMALLEST, 3_000_001])
+async def test_types_are_kept(pool: WorkerPool, nbytes: int) -> None:
+    """Of arguments and results, also one level inside of them."""
+    plain = [fill(nbytes, 1), bytearray(fill(nbytes, 2)), memoryview(fill(nbytes, 3))]
+    values = [
+        *plain,
+        (*plain, "text"),
+        [*plain, None],
+        dict(enumerate(plain)),
+        [[plain[0], plain[1]]],
+    ]
+    assert await pool.run(jobs.types, *values) == jobs.types(*values)
+    for value in values:
+        back = await pool.run(jobs.echo, value)
+        assert back == value
+        assert jobs.types(back) == jobs.types(value)
+
+
+@pytest.mark.parametrize("nbytes", [100, SMALLEST, 3 * MIB])
+async def test_allocated_memory_arrives(pool: WorkerPool, nbytes: int) -> None:
+    """As a view, whole or in parts, read-only or not, or as an array over it."""
+    view = pool.allocate(nbytes)
+    assert (len(view), view.format, view.readonly) == (nbytes, "B", False)
+    view[:] = bytes(range(100)) * (nbytes // 100) + bytes(nbytes % 100)
+    expected = view.tobytes()
+    for each, part in (
+        (view, expected),
+        (view[10:90], expected[10:90]),
+        (view[1:].toreadonly(), expected[1:]),
+    ):
+        value = await pool.run(jobs.echo, each)
+        assert type(value) is memoryview
+        assert value == part
+    with pytest.raises(ValueError, match="nbytes must be >= 0, not -1"):
+        pool.allocate(-1)
+
+
+async def test_allocated_memory_is_shared() -> None:
+    """What a worker writes there is seen here, and was not copied in between."""
+    async with open_worker_pool(2) as pool:
+        view = pool.allocate(3 * MIB)
+        made = arena_of(pool).made
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pool.run, jobs.write_into, view, b"first")
+            nursery.start_soon(pool.run, jobs.write_into, view[2 * MIB :], b"second")
+        assert bytes(view[:6]) == b"first\0"
+        assert bytes(view[2 * MIB : 2 * MIB + 7]) == b"second\0"
+        array = (ctypes.c_char * MIB).from_buffer(view, MIB)
+        await pool.run(jobs.write_into, memoryview(array), b"third")
+        assert array[:6] == b"third\0"
+        assert arena_of(pool).made == made
+
+
+async def test_memory_is_reused() -> None:
+    """By calls of about the same size, for arguments and results."""
+    async with open_worker_pool(1) as pool:
+        for index in range(30):
+            size = MIB - 100 * index
+            assert await pool.run(jobs.echo, fill(size, index)) == fill(size, index)
+            del size
+            await all_is_back(pool)
+        arena = arena_of(pool)
+        assert arena.made <= 2
+        assert arena.reused >= 28
+        assert arena.slabs <= 4
+        assert arena.size <= 4 * MIB
+
+
+async def test_blank_memory_is_blank() -> None:
+    """In the parent and in workers, whatever was in it before, and however that ended."""
+    async with open_worker_pool(1) as pool:
+        for size in (SMALLEST, 3 * MIB):
+            for _ in range(2):
+                data = fill(size, 255)
+                await pool.run(jobs.echo, data)
+                await pool.run(jobs.make, size, 255)
+                pool.allocate(size)[:] = data
+                with pytest.raises(WorkerCrashedError):
+                    await pool.run(jobs.die, data)
+                async with pool.open_request(jobs.count, data) as request:
+                    request.cancel()
+                    with pytest.raises(RequestCancelledError):
+                        await request.result()
+                assert not any(pool.allocate(size))
+                assert await pool.run(jobs.is_blank, size)
+            await all_is_back(pool)
+            assert not any(pool.allocate(size))
+
+
+# ---- what is kept
+
+
+async def test_what_a_worker_keeps_is_not_overwritten() -> None:
+    """Its views of arguments stay as they are, until it drops them; then they come back."""
+    sizes = [SMALLEST, 300_000, 2 * MIB]
+    async with open_worker_pool(1) as pool:
+        for index, size in enumerate(sizes):
+            await pool.run(jobs.keep, memoryview(fill(size, 10 + index)))
+        allocated = pool.allocate(MIB)
+        allocated[:] = fill(MIB, 50)
+        await pool.run(jobs.keep, allocated[10:])
+        del allocated
+        for index in range(20):
+            for size in sizes:
+                assert await pool.run(jobs.count, fill(size, 100 + index)) == 1
+                view = pool.allocate(size)
+                view[:] = fill(size, 200)
+                del view
+        assert await pool.run(jobs.fillings) == [[10], [11], [12], [50]]
+        assert sum(slab.uses for slab in store_of(pool).arena.slabs.values()) >= 4
+        await pool.run(jobs.forget)
+        await all_is_back(pool)
+
+
+async def test_what_the_caller_holds_is_not_overwritten(pool: WorkerPool) -> None:
+    """Results stay as they are, whatever the worker does later, and after it is gone."""
+    sizes = [SMALLEST, 300_000, 2 * MIB]
+    held = []
+    for index in range(12):
+        view = await pool.run(jobs.make, sizes[index % 3], index)
+        held.append(view[1:])
+        del view
+        await pool.run(jobs.make, sizes[index % 3], 200)
+    if isinstance(pool._dispatcher.engine, ProcessEngine):
+        with pytest.raises(WorkerCrashedError):
+            await pool.run(jobs.die, b"")
+    for size in sizes * 3:
+        await pool.run(jobs.make, size, 201)
+    assert [sorted(set(view)) for view in held] == [[index] for index in range(12)]
+
+
+async def test_a_worker_keeps_the_memory_that_it_has_returned() -> None:
+    """It can return it again, also after the parent has dropped it for want of room."""
+    async with open_worker_pool(1, max_arena_bytes=3 * MIB) as pool:
+        first = await pool.run(jobs.make_and_keep, 2 * MIB, 7)
+        second: Any = await pool.run(jobs.kept, 0)
+        first[0] = 9  # it is the same memory
+        assert second[0] == 9
+        del first, second
+        for index in range(5):
+            await pool.run(jobs.make, 2 * MIB, 100 + index)
+        third: Any = await pool.run(jobs.kept, 0)
+        assert bytes(third) == b"\x09" + fill(2 * MIB - 1, 7)
+        assert await pool.run(jobs.fillings) == [[7, 9]]
+        await pool.run(jobs.forget)
+        for index in range(5):
+            await pool.run(jobs.make, 2 * MIB, 100 + index)
+        assert bytes(third) == b"\x09" + fill(2 * MIB - 1, 7)
+
+
+async def test_two_pools_exchange_their_memory() -> None:
+    """What one has allocated or returned is only bytes to the other."""
+    async with open_worker_pool(1) as first, open_worker_pool(1) as second:
+        mine, theirs = first.allocate(MIB), second.allocate(MIB)
+        mine[:], theirs[:] = fill(MIB, 1), fill(MIB, 2)
+        for index in range(10):
+            mixed = [mine, theirs, mine[5:], theirs[5:].toreadonly()]
+            for pool in (first, second):
+                assert await pool.run(jobs.echo, mixed) == mixed
+            mine = await first.run(jobs.echo, theirs)
+            theirs = await second.run(jobs.echo, mine)
+            assert mine == theirs == fill(MIB, 2), index
+        await first.run(jobs.write_into, theirs, b"xyz")
+        assert theirs[0] == 2  # it was a copy
+        del mixed
+        await all_is_back(first)
+        await all_is_back(second)
+
+
+# ---- how much
+
+
+async def test_calls_over_the_budget_go_one_at_a_time() -> None:
+    """And all end; memory is bounded by the budget and one call, and what is on its way back."""
+    peak, size = 0.0, 4 * MIB
+    async with open_worker_pool(4, max_arena_bytes=MIB) as pool:
+        await pool.warm()
+
+        async def watch() -> None:
+            nonlocal peak
+            while True:
+                peak = max(peak, arena_of(pool).size)
+                await trio.lowlevel.checkpoint()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch)
+            with trio.fail_after(60):
+                async with trio.open_nursery() as callers:
+                    for index in range(10):
+                        callers.start_soon(expect_sum, pool, fill(size, index), 3 * index)
+            nursery.cancel_scope.cancel()
+        assert size <= peak < 3 * size
+        await wait_until(lambda: arena_of(pool).size <= MIB)
+
+
+async def expect_sum(pool: WorkerPool, data: bytes, expected: int) -> None:
+    """Run a call, and see that its answer is its own."""
+    assert await pool.run(jobs.sums, memoryview(data)) == [expected]
+
+
+async def test_pickles_that_wait_are_bounded_by_bytes(tmp_path: Path) -> None:
+    """Who would make them more waits in front of the pool, and is served in the end."""
+    deep = [[[fill(300_000, 1)]]]  # too deep to be lifted
+    async with (
+        open_worker_pool(1, max_arena_bytes=MIB) as pool,
+        trio.open_nursery() as nursery,
+        pool.open_request(jobs.wait_for, str(tmp_path / "go")) as request,
+    ):
+        for _ in range(20):
+            nursery.start_soon(pool.run, jobs.count, deep)
+        await trio.testing.wait_all_tasks_blocked()
+        assert pool.statistics().queued_tasks == 4  # the fourth makes it more than 1 MiB
+        (tmp_path / "go").touch()
+        await request.result()
+    assert pool.statistics().total_tasks_processed == 21
+
+
+# ---- ends at bad moments
+
+
+async def kill_worker(pool: WorkerPool) -> None:
+    """Kill the only worker."""
+    [worker] = pool.workers
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGKILL)
+
+
+async def nothing_is_left(pool: WorkerPool) -> None:
+    """Wait until all memory is back, and see that none of it shows what was in it."""
+    await all_is_back(pool)
+    for slab in [*store_of(pool).arena.slabs.values()]:
+        assert not any(pool.allocate(slab.size))
+    await pool.run(jobs.count)
+
+
+@pytest.mark.parametrize("end", ["kill", "cancel", "scope"])
+async def test_the_end_while_arguments_are_copied(end: str) -> None:
+    """A killed worker's call moves on; a cancelled one leaves nothing."""
+    data = fill(16 * MIB, 3)
+    async with open_worker_pool(1) as pool:
+        await pool.run(jobs.count)
+        with trio.CancelScope() as scope:
+            async with pool.open_request(jobs.sums, data) as request:
+                for _ in range(3):
+                    await trio.lowlevel.checkpoint()
+                assert request._state == "loading"
+                assert arena_of(pool).size >= 16 * MIB
+                if end == "kill":
+                    await kill_worker(pool)
+                    assert await request.result() == [9]
+                elif end == "cancel":
+                    request.cancel()
+                    with pytest.raises(RequestCancelledError):
+                        await request.result()
+                else:
+                    scope.cancel()
+                    await request.result()
+        assert scope.cancelled_caught == (end == "scope")
+        assert await pool.run(jobs.sums, data) == [9]
+        await nothing_is_left(pool)
+
+
+async def test_a_worker_dies_while_its_ring_is_filled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The call is tried again, from the start of its source."""
+    source = hashlib.shake_128(b"").digest(20 * MIB)
+    kills = 0
+    filled = RingWriter.fill
+
+    def fill_and_kill(writer: RingWriter) -> bool:
+        nonlocal kills
+        if kills < 2 and writer._filled > 10 * MIB:
+            kills += 1
+            pool_pid = bridge.pool.workers[0].pid
+            assert pool_pid is not None
+            os.kill(pool_pid, signal.SIGKILL)
+        return filled(writer)
+
+    monkeypatch.setattr(RingWriter, "fill", fill_and_kill)
+    async with open_worker_bridge(1) as bridge:
+        assert await bridge.crypto.hash_file(source) == hashlib.sha256(source).hexdigest()
+        assert kills == 2
+        await nothing_is_left(bridge.pool)
+
+
+async def test_a_worker_dies_while_its_results_are_held() -> None:
+    """They stay, and the memory of those that are not held is gone."""
+    async with open_worker_pool(1) as pool:
+        held = [await pool.run(jobs.make, 2 * MIB, index) for index in range(4)]
+        del held[2:]
+        gc.collect()
+        await kill_worker(pool)
+        assert await pool.run(jobs.sums, memoryview(fill(100_000, 4))) == [12]
+        assert [sorted(set(view)) for view in held] == [[0], [1]]
+        await nothing_is_left(pool)
+
+
+async def test_the_end_while_a_result_is_copied() -> None:
+    """It is dropped, and its memory is the worker's again."""
+    async with open_worker_pool(1) as pool:
+        for _ in range(5):
+            with trio.CancelScope() as scope:
+                async with pool.open_request(bytes, 16 * MIB) as request:
+                    while request._state != "ended":
+                        await trio.lowlevel.checkpoint()
+                    assert request._answer is not None
+                    assert request._answer.lands
+                    scope.cancel()
+                    await request.result()
+            assert scope.cancelled_caught
+            del request
+        assert len(await pool.run(bytes, 16 * MIB)) == 16 * MIB
+        assert arena_of(pool).size <= 40 * MIB
+        await nothing_is_left(pool)
+
+
+@pytest.mark.parametrize("error", [MemoryError("none left"), OSError(12, "none left")])
+async def test_no_memory_for_a_call(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is an error of that call, and those that wait are served."""
+
+    def refuse(self: Store, nbytes: int) -> object:
+        raise error
+
+    async with open_worker_pool(1) as pool:
+        for size in (100_000, 10 * MIB):
+            with monkeypatch.context() as patch:
+                patch.setattr(Store, "take", refuse)
+                async with (
+                    trio.open_nursery() as nursery,
+                    pool.open_request(jobs.count, fill(size, 1)) as request,
+                ):
+                    nursery.start_soon(pool.run, jobs.count)
+                    with pytest.raises(type(error), match="none left"):
+                        await request.result()
+            assert await pool.run(jobs.count, fill(size, 1)) == 1
+        await nothing_is_left(pool)
+
+
+async def test_memory_of_the_caller_cannot_go_while_it_is_copied() -> None:
+    """Python refuses to resize, close or release what is under it."""
+    data = bytearray(32 * MIB)
+    mapped_data = mmap.mmap(-1, 32 * MIB)
+    view = memoryview(mapped_data)
+    async with open_worker_pool(1) as pool:
+        await pool.run(jobs.count)
+        async with pool.open_request(jobs.sums, data, view) as request:
+            await trio.lowlevel.checkpoint()
+            assert request._state == "loading"
+            with pytest.raises(BufferError):
+                data.append(1)
+            with pytest.raises(BufferError):
+                mapped_data.close()
+            view.release()  # which is the caller's own; ours goes on
+            assert await request.result() == [0, 0]
+        del request
+    data.append(1)
+    mapped_data.close()
+
+
+async def test_nothing_drifts() -> None:
+    """After hundreds of calls of all sizes, as much is open and mapped as after some."""
+    sizes = [10, 9000, SMALLEST - 1, SMALLEST, 200_000, MIB, 3 * MIB]
+    seen = []
+    async with open_worker_pool(1) as pool:
+        for _ in range(5):
+            for size in sizes * 8:
+                view = pool.allocate(size)
+                data = fill(size, 1)
+                assert await pool.run(jobs.echo, (data, view)) == (data, view)
+                del view
+            await all_is_back(pool)
+            store_of(pool).settle()
+            await trio.testing.wait_all_tasks_blocked()
+            seen.append((jobs.open_and_mapped(), await pool.run(jobs.open_and_mapped)))
+        assert arena_of(pool).size <= 256 * MIB
+    (first_here, first_there), (last_here, last_there) = seen[1], seen[-1]
+    assert last_here[0] <= first_here[0] + 2
+    assert last_here[1] <= first_here[1] + 8
+    assert last_there[0] <= first_there[0]
+    assert last_there[1] <= first_there[1] + 8

@@ -248,7 +248,7 @@ def test_a_reader_that_waits_can_be_stopped() -> None:
 def named_files(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Have no files without a name, so that plaintext is verified in a pass of its own."""
     monkeypatch.setattr(_files, "open_nameless", lambda folder: None)
-    yield
+    return
 
 
 @pytest.mark.usefixtures("named_files")
