@@ -31,6 +31,7 @@ from trioipc._errors import (
 )
 from trioipc.builtin import _codecs, _gzip, compression
 from trioipc.builtin.compression import BLOCK, STEP, compress_block, compress_data, decompress_data
+from watched import damaged
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -303,19 +304,7 @@ def mutants(count: int, seed: int) -> list[tuple[str, bytes]]:
     made = []
     for _ in range(count):
         name, data = chance.choice(originals)
-        changed = bytearray(data)
-        for _ in range(chance.randint(1, 4)):
-            at = chance.randrange(len(changed) + 1)
-            match chance.randrange(4):
-                case 0:
-                    changed[at:at] = chance.randbytes(chance.randint(1, 9))
-                case 1:
-                    del changed[at : at + chance.randint(1, 9)]
-                case 2:
-                    changed[at : at + 4] = chance.randbytes(4)
-                case _:
-                    changed[at : at + 1] = bytes([chance.randrange(256)])
-        made.append((name, bytes(changed)))
+        made.append((name, damaged(chance, data)))
     return made
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import resource
 import stat
 import tracemalloc
@@ -22,10 +23,12 @@ from trioipc._errors import DataError, RequestInterrupt
 from trioipc.builtin import _files, crypto
 from trioipc.builtin._ciphers import TAG_SIZE, TagLast
 from trioipc.builtin.crypto import STEP, decrypt_file, encrypt_file
-from watched import WatchedCells, call_watched, files_in
+from watched import WatchedCells, call_watched, damaged, files_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from trioipc.builtin._ciphers import Format
 
 VECTORS = Path(cryptography_vectors.__file__).parent / "ciphers" / "AES" / "GCM"
 
@@ -284,6 +287,25 @@ def test_any_flipped_bit_is_an_invalid_tag(data: bytes, place: float, bit: int) 
     )
     assert type(result) is InvalidTag
     assert [any(memory) for memory in allocated] == [False]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["gcm", "chunked"])
+def test_damaged_ciphertext_is_never_decrypted(format: Format) -> None:
+    """Whatever was changed: one of two errors, and no plaintext.
+
+    TRIOIPC_MUTANTS says how many; 100,000 have been tried.
+    """
+    chance = random.Random(1)
+    nonce = NONCE if format == "gcm" else b""
+    texts = [b"", b"a", bytes(100), random.Random(2).randbytes(40_000)]
+    originals = [bytes(encrypt_file(memoryview(t), KEY, nonce, format=format)) for t in texts]
+    for _ in range(int(os.environ.get("TRIOIPC_MUTANTS", "3000"))):
+        data = damaged(chance, chance.choice(originals))
+        if data in originals:
+            continue
+        with pytest.raises((InvalidTag, DataError)):
+            decrypt_file(memoryview(data), KEY, nonce, format=format)
 
 
 @pytest.mark.parametrize("wrong", ["key", "nonce", "associated data", "no associated data"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import inspect
+import random
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -75,6 +76,23 @@ def call_watched(
         patch.setattr("trioipc.worker.request.OUT_OF_ARENA", 0)  # it sees the small ones as well
         result = contextvars.copy_context().run(call)
     return result, [bytes(memory) for memory in allocated]
+
+
+def damaged(chance: random.Random, data: bytes) -> bytes:
+    """Change data at one to four places: bytes more, fewer, or others."""
+    changed = bytearray(data)
+    for _ in range(chance.randint(1, 4)):
+        at = chance.randrange(len(changed) + 1)
+        match chance.randrange(4):
+            case 0:
+                changed[at:at] = chance.randbytes(chance.randint(1, 9))
+            case 1:
+                del changed[at : at + chance.randint(1, 9)]
+            case 2:
+                changed[at : at + 4] = chance.randbytes(4)
+            case _:
+                changed[at : at + 1] = bytes([chance.randrange(256)])
+    return bytes(changed)
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
