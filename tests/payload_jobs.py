@@ -181,3 +181,13 @@ def open_and_mapped() -> tuple[int, int]:
 def die(argument: object) -> None:
     """End the worker, with an argument in shared memory."""
     os._exit(1)
+
+
+def fail(argument: object) -> None:
+    """Raise, with an argument in the frame."""
+    raise LookupError("failed")
+
+
+def sleep(argument: object) -> None:
+    """Never end, and never look."""
+    time.sleep(60)

@@ -23,6 +23,7 @@ from helpers import wait_until
 from trioipc import (
     PayloadError,
     RequestCancelledError,
+    RequestTimeoutError,
     SharedFlag,
     WorkerCrashedError,
     open_worker_bridge,
@@ -790,3 +791,33 @@ async def test_nothing_drifts() -> None:
     assert last_here[1] <= first_here[1] + 8
     assert last_there[0] <= first_there[0]
     assert last_there[1] <= first_there[1] + 8
+
+
+@pytest.mark.parametrize("end", ["crash", "cancel", "timeout", "error"])
+async def test_nothing_holds_the_arguments_of_a_call_that_has_failed(end: str) -> None:
+    """However it ended, their memory is free again without the collector."""
+    async with open_worker_pool(1, grace=0.1) as pool:
+        await pool.run(jobs.count)
+        gc.collect()
+        gc.disable()
+        try:
+            await fail(pool, end, pool.allocate(SMALLEST))
+            await all_is_back(pool)
+        finally:
+            gc.enable()
+
+
+async def fail(pool: WorkerPool, end: str, view: memoryview) -> None:
+    """Make a call that fails, with an argument that is nowhere else."""
+    try:
+        if end == "crash":
+            await pool.run(jobs.die, view)
+        elif end == "error":
+            await pool.run(jobs.fail, view)
+        elif end == "timeout":
+            await pool.run(jobs.sleep, view, timeout=0.01)
+        else:
+            with trio.move_on_after(0.05):
+                await pool.run(jobs.sleep, view)
+    except (WorkerCrashedError, RequestTimeoutError, LookupError):
+        pass

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import TypeAlias
 
-    from trioipc.pool._endpoint import Answer, Death, Engine, Snapshot
+    from trioipc.pool._endpoint import Answer, Call, Death, Engine, Snapshot
     from trioipc.pool._progress import Sampler
     from trioipc.pool._request import PoolRequest, Terms
     from trioipc.pool._scheduler import Scheduler
@@ -163,20 +163,20 @@ class Dispatcher:
     def _start_loading(self, request: Request) -> None:
         assert request._nursery is not None
         request._loader = trio.CancelScope(shield=True)
-        request._nursery.start_soon(self._load, request, request._loader)
+        request._nursery.start_soon(self._load, request, request._call, request._loader)
 
     @enable_ki_protection
-    async def _load(self, request: Request, scope: trio.CancelScope) -> None:
+    async def _load(self, request: Request, call: Call, scope: trio.CancelScope) -> None:
         """Copy the request's buffers, in its own nursery; some while it is already running."""
         with scope:
             try:
-                await request._call.load()
+                await call.load()
                 if request._loader is scope:  # it was not cancelled, nor moved on
                     assert request._worker is not None
                     self._post(request, request._worker)
                     if request._state == "ended":  # it could not be sent
                         self.assign()
-                    await request._call.feed()
+                    await call.feed()
             except Exception as error:
                 if request._loader is scope:
                     self._fail(request, error)
@@ -272,6 +272,7 @@ class Dispatcher:
             self.cancelled += tally == "cancelled"
         request._worker = None
         self._stop_loading(request)
+        del request._call  # its errors may hold the request, but need not hold its arguments
         request._end()
         if self.room:
             self.offer_room()
@@ -349,13 +350,16 @@ class Dispatcher:
         while True:
             with trio.CancelScope(deadline=self._earliest) as self._timer:
                 await trio.sleep_forever()
-            now = trio.current_time()
-            self._earliest = math.inf
-            for request in [*self._alarmed()]:
-                if request._alarm <= now:
-                    request._alarm = math.inf
-                    self._ring(request, now)
-            self._earliest = min((r._alarm for r in self._alarmed()), default=math.inf)
+            self._ring_all(trio.current_time())
+
+    def _ring_all(self, now: float) -> None:
+        # Not in the task itself: that would hold the last request, and its arguments, as it sleeps.
+        self._earliest = math.inf
+        for request in [*self._alarmed()]:
+            if request._alarm <= now:
+                request._alarm = math.inf
+                self._ring(request, now)
+        self._earliest = min((r._alarm for r in self._alarmed()), default=math.inf)
 
     def _alarmed(self) -> Iterator[Request]:
         for worker in self.workers:

@@ -299,6 +299,11 @@ class PoolRequest(Generic[T_co]):
             return answer.unpack().unwrap()
         return self._decide().unwrap()
 
+    def _let_go(self) -> None:
+        """Forget what was given: only who was given it is to hold it, and what it holds."""
+        self._raise_cancel = self._cause = self._failure = self._verdict = self._answer = None
+        self._crashes = ()
+
     def _conclude(self) -> Outcome[Any]:
         """Decide the outcome, once."""
         if self._outcome is None:

@@ -271,7 +271,7 @@ class WorkerPool:
             value: T = request._give() if gift is None else gift.unwrap()
             return value
         finally:
-            request._raise_cancel = None  # what it raises has a frame that holds the request
+            request._let_go()  # what is raised has a frame that holds the request
 
     async def _report(
         self, request: PoolRequest[Any], on_progress: Callback
