@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import gzip
+import http.server
 import json
 import re
+import socket
 import subprocess
 import sys
+import threading
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+import trioipc
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "docs" / "examples"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def run(name: str, *arguments: str) -> str:
@@ -61,6 +73,115 @@ def test_encrypt_files(tmp_path: Path) -> None:
         assert f"{entry['sha256']}  {entry['file']}" in output
 
 
+def shown(name: str) -> list[str]:
+    """Return what the page of an example says that it prints."""
+    (text,) = [
+        found
+        for page in PAGES
+        for found in re.findall(
+            rf"```console\n\$ python {name}[^\n]*\n(.*?)```", page.read_text(), re.DOTALL
+        )
+    ]
+    return text.splitlines()
+
+
+def without_numbers(lines: list[str]) -> list[str]:
+    """Leave out what is another number each time."""
+    return [re.sub(r"\d+(\.\d+)?", "N", line.strip()) for line in lines]
+
+
+def test_big_payloads() -> None:
+    """To the letter what its page shows: memory is used as it says."""
+    assert run("big_payloads.py").splitlines() == shown("big_payloads.py")
+
+
+def test_io_workers() -> None:
+    """A hundred at once, in the time of one; the time may be longer here."""
+    many, *rest = run("io_workers.py").splitlines()
+    shown_many, *shown_rest = shown("io_workers.py")
+    assert rest == shown_rest
+    assert without_numbers([many]) == without_numbers([shown_many])
+    found = re.fullmatch(r"100 answers from 1 process in (.*) s", many)
+    assert found is not None
+    assert float(found[1]) < 10  # one after the other: 20
+
+
+def test_where_work_runs() -> None:
+    """It has learnt where; on another machine that may be elsewhere."""
+    lines = run("where_work_runs.py").splitlines()
+    for text in (lines, shown("where_work_runs.py")):
+        before, little, much = text
+        assert before == "before: to find out what it costs there"
+        assert re.fullmatch(r"100 bytes: (inline|thread|process) \(.+\)", little)
+        assert re.fullmatch(r"4 MiB: (thread|process) \(.+\)", much)
+
+
+def test_compress_files(tmp_path: Path) -> None:
+    """What it wrote is read by another implementation, and was made by several requests."""
+    data = b"".join(b"%d bottles of beer on the wall\n" % number for number in range(100_000))
+    (tmp_path / "book.txt").write_bytes(data)
+    *progress, sizes, same = run("compress_files.py", str(tmp_path / "book.txt")).splitlines()
+    packed = (tmp_path / "book.txt.gz").read_bytes()
+    assert gzip.decompress(packed) == data
+    assert sizes == f"book.txt.gz: {len(data)} bytes, now {len(packed)}"
+    assert progress[-1] == "100 %"
+    *shown_progress, shown_sizes, shown_same = shown("compress_files.py")
+    assert same == shown_same
+    assert without_numbers([sizes]) == without_numbers([shown_sizes])
+    assert {*without_numbers([*progress, *shown_progress])} == {"N %"}
+
+
+@pytest.fixture
+def website(tmp_path: Path) -> Iterator[str]:
+    """Serve a file of two megabytes by the standard library; give its URL."""
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+        def copyfile(self, *arguments: object) -> None:
+            try:
+                super().copyfile(*arguments)  # type: ignore[arg-type]
+            except ConnectionError:  # who measures has had enough
+                self.close_connection = True
+
+    (tmp_path / "file").write_bytes(bytes(2_000_000))
+    handler = partial(Handler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/file"
+        server.shutdown()
+        thread.join()
+
+
+def test_probe_network(website: str) -> None:
+    """One host answers, the other is not there."""
+    with socket.socket() as unused:  # bound, but nobody listens
+        unused.bind(("127.0.0.1", 0))
+        dead = f"http://127.0.0.1:{unused.getsockname()[1]}/"
+        lines = run("probe_network.py", website, dead).splitlines()
+    assert lines[0].startswith(f"{website}: status 200, answers in ")
+    assert ", 1000000 bytes at " in lines[0]
+    assert lines[1] == f"{dead}: connect"
+    expected = [line.partition(": ")[2] for line in without_numbers(shown("probe_network.py"))]
+    assert [line.partition(": ")[2] for line in without_numbers(lines)] == expected
+
+
+def test_everything_public_is_in_the_reference() -> None:
+    """Each name of the package, and each number of its small modules."""
+    text = (ROOT / "docs" / "reference.md").read_text()
+    listed = {name.rpartition(".")[2] for name in re.findall(r":: ([\w.]+)", text)}
+    assert {*trioipc.__all__} - {"__version__"} <= listed
+    units = {"MiB": 1 << 20, "s": 1}
+    for module in (trioipc.chunks, trioipc.timeouts):
+        for name, value in vars(module).items():
+            if name.isupper():
+                found = re.search(rf":: {name}\n\s+:value: (\d+) (\w+)\n", text)
+                assert found is not None, name
+                assert int(found[1]) * units[found[2]] == value
+
+
 def test_every_example_is_run() -> None:
     """None is without its test, but for modules that others load."""
     text = Path(__file__).read_text()
@@ -68,11 +189,11 @@ def test_every_example_is_run() -> None:
     assert [name for name in names if f'run("{name}"' not in text] == []
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))])
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_promise_has_its_test(page: Path) -> None:
     """A page that names a test names one that exists."""
     named = re.findall(r"`(test_\w+)\.py::(test_\w+)`", page.read_text())
     for module, function in named:
         assert f"def {function}(" in (ROOT / "tests" / f"{module}.py").read_text(), function
-    if page.name == "design.md":
+    if page.name in ("design.md", "checks.md"):
         assert len(named) >= 13
