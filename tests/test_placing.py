@@ -78,7 +78,7 @@ def test_the_event_loop_is_not_held() -> None:
     def slow(place: Place, nbytes: int) -> float:
         return 0.05
 
-    assert settle(chooser, 16 * KiB, slow).count("inline") <= 1
+    assert settle(chooser, 16 * KiB, slow).count("inline") <= 2
     assert "inline" not in settle(chooser, 17 * KiB, slow)
     assert "inline" not in settle(chooser, MiB, slow)
 
@@ -86,7 +86,7 @@ def test_the_event_loop_is_not_held() -> None:
 def test_one_slow_first_call_is_forgiven() -> None:
     """The first call finds memory, and caches, cold."""
     chooser = Chooser()
-    chooser.learn("crypto.hash_file", "inline", 16, 3 * INLINE_SECONDS)
+    chooser.learn("crypto.hash_file", "inline", 16, 300 * INLINE_SECONDS)
     settle(chooser, 16)
     assert chooser.choose("crypto.hash_file", 16).place == "inline"
 

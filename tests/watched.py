@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextvars
 import inspect
-import random
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +13,7 @@ from trioipc.memory._board import CANCEL, DONE, SLOT, TICK, TOTAL
 from trioipc.worker.request import CurrentRequest, set_context_request
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Callable
     from pathlib import Path
 

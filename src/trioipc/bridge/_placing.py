@@ -30,7 +30,8 @@ _INLINE_BYTES = 16 << 10
 # ones counts, since what else the machine does only ever makes calls slower.
 _TRIES = 4
 _KEPT = 5
-_COLD = 10
+# The very first one loads libraries as well: from so many on, they say something.
+_SURE = 2
 # A place is not even tried where its neighbours in size say that it takes so many times longer.
 _HOPELESS = 3.0
 # The next best is tried again now and then, for machines change: as often as that costs no more
@@ -135,17 +136,17 @@ class Chooser:
     def _least(self, operation: str, place: Place, size: int) -> float:
         """Say what a call costs at least: what one costs that is no larger."""
         nearest = self._nearest(operation, place, size)
-        return 0.0 if nearest is None else nearest[1]
+        if nearest is None or self._tries(operation, place, nearest[0]) < _SURE:
+            return 0.0
+        return nearest[1]
 
     def _is_short(self, operation: str, nbytes: int) -> bool:
         """Say whether the event loop can be held by it."""
         size = nbytes.bit_length()
         nearest = self._nearest(operation, "inline", size)
-        if nearest is None:
+        if nearest is None or self._tries(operation, "inline", nearest[0]) < _SURE:
             return nbytes <= _INLINE_BYTES
         known, seconds = nearest
-        if self._tries(operation, "inline", known) < _TRIES:  # the first call finds all cold
-            seconds /= _COLD
         if nbytes <= _INLINE_BYTES and known < size:  # most of it may be what any call costs
             return seconds <= INLINE_SECONDS
         return seconds * (1 << size - known) <= INLINE_SECONDS

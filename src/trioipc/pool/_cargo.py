@@ -67,7 +67,7 @@ class Cargo:
         When it is cancelled or raises, nothing is left of it.
         """
         try:
-            size = sum(map(_room_of, self._encoded.buffers))
+            size = sum(_room_of(b) for b in self._encoded.buffers if not self._is_ours(b))
             self._over = await self._store.admit(size)
             self._admitted = size
             for _ in self.copy():
@@ -76,6 +76,9 @@ class Cargo:
         except BaseException:
             self.drop()
             raise
+
+    def _is_ours(self, buffer: Buffer) -> bool:
+        return len(buffer) >= SMALLEST and self._store.arena.find(buffer) is not None
 
     def copy(self) -> Iterator[None]:
         """Find each buffer a place, and copy it there; yields when the event loop is due.

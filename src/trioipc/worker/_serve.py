@@ -62,11 +62,13 @@ from trioipc.worker.request import CurrentRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, TypeAlias
 
     from trioipc.protocol._codec import Encoded
     from trioipc.worker._beside import Beside
     from trioipc.worker._wires import Ticket, Wires
+
+    _Loaded: TypeAlias = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
 # How long a worker looks for the next call before it blocks. Whoever calls back to back then
@@ -197,23 +199,25 @@ class Server:
             self._answer(slot, generation, self._frame(slot, generation, SKIPPED, None))
             return
         try:
-            target, arguments = self._load(function, flags, body)
+            loaded = [self._load(function, flags, body)]
         except BaseException as error:
             frame = self._frame(slot, generation, PAYLOAD, error)
             del error  # it holds what was loaded, which can be returned now
             self._answer(slot, generation, frame)
             return
         request = CurrentRequest(cells, generation, f"{self._ticket.name}-{serial}", self._allocate)
-        self._start(request, slot, target, arguments)
+        self._start(request, slot, loaded)
 
-    def _start(
-        self,
-        request: CurrentRequest,
-        slot: int,
-        target: Callable[..., Any],
-        arguments: tuple[Any, ...],
-    ) -> None:
-        """Run a call to its end, and answer it."""
+    def _start(self, request: CurrentRequest, slot: int, loaded: list[_Loaded]) -> None:
+        """Run a call to its end, and answer it.
+
+        Args:
+          request: What the function sees of it.
+          slot: Where it is.
+          loaded: The function and its arguments, to be taken out: who has called this must not
+            hold what the arguments came in.
+        """
+        target, arguments = loaded.pop()
         generation = request._generation
         kind, value = self._executor.run(request, target, arguments)
         if self._is_fork:  # it shares our memory, and must not wipe what our function still reads
@@ -225,7 +229,7 @@ class Server:
         self._answer(slot, generation, frame)
         request._end()  # nobody waits for this
 
-    def _load(self, function: int, flags: int, body: bytes) -> tuple[Any, tuple[Any, ...]]:
+    def _load(self, function: int, flags: int, body: bytes) -> _Loaded:
         """Bring back the function and its arguments. Imports happen here, uninterrupted."""
         if not body:
             return self._function(function), ()

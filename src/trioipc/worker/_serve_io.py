@@ -76,28 +76,26 @@ class IoServer(Server):
         self,
         request: CurrentRequest,
         slot: int,
-        target: Callable[..., Any],
-        arguments: tuple[Any, ...],
+        loaded: list[tuple[Callable[..., Any], tuple[Any, ...]]],
     ) -> None:
         # Its scope is cancelled by a frame, so it need not look to be known as one that does.
         self._slots[slot][TICK] = 1
         scope = self._scopes[request._generation] = trio.CancelScope()
-        self._nursery.start_soon(self._run, request, slot, scope, target, arguments)
+        self._nursery.start_soon(self._run, request, slot, scope, [*loaded])
+        loaded.clear()
 
     async def _run(
         self,
         request: CurrentRequest,
         slot: int,
         scope: trio.CancelScope,
-        target: Callable[..., Any],
-        arguments: tuple[Any, ...],
+        loaded: list[tuple[Callable[..., Any], tuple[Any, ...]]],
     ) -> None:
         """Run a call to its end, and answer it."""
-        kind, value = await _outcome(request, scope, target, arguments)
+        kind, value = await _outcome(request, scope, loaded)
         generation = request._generation
         del self._scopes[generation]
         self._count(self._slots[slot])
-        del target, arguments
         frame = self._frame(slot, generation, kind, value)
         del value
         self._answer(slot, generation, frame)
@@ -113,10 +111,9 @@ class IoServer(Server):
 async def _outcome(
     request: CurrentRequest,
     scope: trio.CancelScope,
-    function: Callable[..., Any],
-    arguments: tuple[Any, ...],
+    loaded: list[tuple[Callable[..., Any], tuple[Any, ...]]],
 ) -> tuple[int, Any]:
-    """Call ``function(*arguments)``; return how it ended and with what.
+    """Call the function that was loaded; return how it ended and with what.
 
     Raises nothing but what cancels the worker as a whole.
     """
@@ -124,7 +121,7 @@ async def _outcome(
     try:
         with scope:
             set_context_request(request)
-            result = await _call(function, arguments)
+            result = await _call(*loaded.pop())
             return (NONE if result is None else VALUE), result
     except RequestInterrupt:
         return STOPPED, None
