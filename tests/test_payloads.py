@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import gc
@@ -12,6 +13,7 @@ import os
 import resource
 import signal
 import socket
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -32,12 +34,14 @@ from trioipc import (
 from trioipc.memory._arena import SMALLEST, size_class
 from trioipc.memory._board import OVER, STATE
 from trioipc.memory._ring import RingWriter, Streamed
-from trioipc.memory._segment import ENVIRONMENT_VARIABLE
+from trioipc.memory._segment import ENVIRONMENT_VARIABLE, create
 from trioipc.pool._cargo import Cargo
 from trioipc.pool._process import ProcessEngine
 from trioipc.pool._store import Store
 from trioipc.protocol._codec import encode
 from trioipc.worker._beside import Beside
+from trioipc.worker._serve import Server
+from trioipc.worker._wires import Arrivals, LostSegmentError, Wires, send_segment
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -49,11 +53,14 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 
 
-@pytest.fixture(params=["memfd", "shm"], autouse=True)
+@pytest.fixture(params=["memfd", "shm"])
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Provide each kind of shared memory, forced by the environment, which workers inherit."""
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, request.param)
     return str(request.param)
+
+
+both_kinds = pytest.mark.usefixtures("backend")
 
 
 def arena_of(pool: WorkerPool) -> ArenaStatistics:
@@ -101,6 +108,7 @@ async def all_is_back(pool: WorkerPool) -> None:
 # ---- slabs, and who knows them
 
 
+@both_kinds
 async def test_a_slab_in_an_answer_that_was_not_read_yet_is_not_dropped() -> None:
     """Room for something else is made of what nobody can refer to any more."""
     async with open_worker_pool(1, max_arena_bytes=6 * MIB) as pool:
@@ -112,15 +120,19 @@ async def test_a_slab_in_an_answer_that_was_not_read_yet_is_not_dropped() -> Non
         assert held[:10] == bytes(10)
 
 
+@both_kinds
 async def test_a_call_that_was_cancelled_before_it_began_gives_its_memory_back() -> None:
     """The worker has seen no more of it than the frame."""
     async with open_worker_pool(1) as pool:
-        await pool.run(jobs.count)
+        pid = await pool.run(os.getpid)
         for _ in range(10):
+            os.kill(pid, signal.SIGSTOP)  # it does not get to see the call before the cancel
             async with pool.open_request(jobs.count, bytes(100_000)) as request:
                 request.cancel()
-                with pytest.raises(RequestCancelledError):
+                os.kill(pid, signal.SIGCONT)
+                with pytest.raises(RequestCancelledError) as caught:
                     await request.result()
+            assert caught.value.rung == "queue"
         await pool.run(jobs.count)
         await all_is_back(pool)
         assert arena_of(pool).size <= 2 * size_class(100_000)
@@ -251,6 +263,7 @@ def mapped() -> int:
         return sum("memfd:trioipc" in line or "/dev/shm/" in line for line in file)
 
 
+@both_kinds
 async def test_what_is_held_outlives_its_pool_and_nothing_else() -> None:
     """Results and allocations stay readable; with its last view goes the map, at once."""
     gc.collect()
@@ -350,6 +363,7 @@ async def test_small_memory_is_warm_again_soon() -> None:
         assert arena_of(pool).made <= 6
 
 
+@both_kinds
 async def test_memory_falls_to_the_budget(tmp_path: Path) -> None:
     """When nothing is held, also where a worker was busy when its results were dropped."""
     async with open_worker_pool(1, max_arena_bytes=3 * MIB) as pool:
@@ -400,10 +414,17 @@ async def test_threads_of_a_function_go_on_to_allocate() -> None:
 # ---- what arrives
 
 
-@pytest.fixture(params=["cpu", "thread"])
-async def pool(request: pytest.FixtureRequest, backend: str) -> AsyncIterator[WorkerPool]:
-    """Provide a pool of either kind."""
-    async with open_worker_pool(1, kind=request.param) as pool:
+@pytest.fixture(params=["memfd", "shm", "thread"])
+async def pool(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[WorkerPool]:
+    """Provide a pool of processes on each kind of memory, or of threads."""
+    kind: Any = "cpu"
+    if request.param == "thread":
+        kind = "thread"
+    else:
+        monkeypatch.setenv(ENVIRONMENT_VARIABLE, request.param)
+    async with open_worker_pool(1, kind=kind) as pool:
         yield pool
 
 
@@ -449,6 +470,7 @@ async def test_allocated_memory_arrives(pool: WorkerPool, nbytes: int) -> None:
         pool.allocate(-1)
 
 
+@both_kinds
 async def test_allocated_memory_is_shared() -> None:
     """What a worker writes there is seen here, and was not copied in between."""
     async with open_worker_pool(2) as pool:
@@ -465,6 +487,7 @@ async def test_allocated_memory_is_shared() -> None:
         assert arena_of(pool).made == made
 
 
+@both_kinds
 async def test_memory_is_reused() -> None:
     """By calls of about the same size, for arguments and results."""
     async with open_worker_pool(1) as pool:
@@ -480,6 +503,7 @@ async def test_memory_is_reused() -> None:
         assert arena.size <= 4 * MIB
 
 
+@both_kinds
 async def test_blank_memory_is_blank() -> None:
     """In the parent and in workers, whatever was in it before, and however that ended."""
     async with open_worker_pool(1) as pool:
@@ -493,7 +517,7 @@ async def test_blank_memory_is_blank() -> None:
                     await pool.run(jobs.die, data)
                 async with pool.open_request(jobs.count, data) as request:
                     request.cancel()
-                    with pytest.raises(RequestCancelledError):
+                    with contextlib.suppress(RequestCancelledError):  # it may be over by now
                         await request.result()
                 assert not any(pool.allocate(size))
                 assert await pool.run(jobs.is_blank, size)
@@ -504,6 +528,7 @@ async def test_blank_memory_is_blank() -> None:
 # ---- what is kept
 
 
+@both_kinds
 async def test_what_a_worker_keeps_is_not_overwritten() -> None:
     """Its views of arguments stay as they are, until it drops them; then they come back."""
     sizes = [SMALLEST, 300_000, 2 * MIB]
@@ -543,6 +568,7 @@ async def test_what_the_caller_holds_is_not_overwritten(pool: WorkerPool) -> Non
     assert [sorted(set(view)) for view in held] == [[index] for index in range(12)]
 
 
+@both_kinds
 async def test_a_worker_keeps_the_memory_that_it_has_returned() -> None:
     """It can return it again, also after the parent has dropped it for want of room."""
     async with open_worker_pool(1, max_arena_bytes=3 * MIB) as pool:
@@ -562,12 +588,13 @@ async def test_a_worker_keeps_the_memory_that_it_has_returned() -> None:
         assert bytes(third) == b"\x09" + fill(2 * MIB - 1, 7)
 
 
+@both_kinds
 async def test_two_pools_exchange_their_memory() -> None:
     """What one has allocated or returned is only bytes to the other."""
     async with open_worker_pool(1) as first, open_worker_pool(1) as second:
         mine, theirs = first.allocate(MIB), second.allocate(MIB)
         mine[:], theirs[:] = fill(MIB, 1), fill(MIB, 2)
-        for index in range(10):
+        for index in range(4):
             mixed = [mine, theirs, mine[5:], theirs[5:].toreadonly()]
             for pool in (first, second):
                 assert await pool.run(jobs.echo, mixed) == mixed
@@ -584,10 +611,11 @@ async def test_two_pools_exchange_their_memory() -> None:
 # ---- how much
 
 
+@both_kinds
 async def test_calls_over_the_budget_go_one_at_a_time() -> None:
     """And all end; memory is bounded by the budget and one call, and what is on its way back."""
     peak, size = 0.0, 4 * MIB
-    async with open_worker_pool(4, max_arena_bytes=MIB) as pool:
+    async with open_worker_pool(3, max_arena_bytes=MIB) as pool:
         await pool.warm()
 
         async def watch() -> None:
@@ -600,10 +628,10 @@ async def test_calls_over_the_budget_go_one_at_a_time() -> None:
             nursery.start_soon(watch)
             with trio.fail_after(60):
                 async with trio.open_nursery() as callers:
-                    for index in range(10):
+                    for index in range(8):
                         callers.start_soon(expect_sum, pool, fill(size, index), 3 * index)
             nursery.cancel_scope.cancel()
-        assert size <= peak < 3 * size
+        assert size <= peak < 2.9 * size  # three at once would be 3 * size
         await wait_until(lambda: arena_of(pool).size <= MIB)
 
 
@@ -647,6 +675,7 @@ async def nothing_is_left(pool: WorkerPool) -> None:
     await pool.run(jobs.count)
 
 
+@both_kinds
 @pytest.mark.parametrize("end", ["kill", "cancel", "scope"])
 async def test_the_end_while_arguments_are_copied(end: str) -> None:
     """A killed worker's call moves on; a cancelled one leaves nothing."""
@@ -674,6 +703,7 @@ async def test_the_end_while_arguments_are_copied(end: str) -> None:
         await nothing_is_left(pool)
 
 
+@both_kinds
 async def test_a_worker_dies_while_its_ring_is_filled(monkeypatch: pytest.MonkeyPatch) -> None:
     """The call is tried again, from the start of its source."""
     source = hashlib.shake_128(b"").digest(20 * MIB)
@@ -696,6 +726,7 @@ async def test_a_worker_dies_while_its_ring_is_filled(monkeypatch: pytest.Monkey
         await nothing_is_left(bridge.pool)
 
 
+@both_kinds
 async def test_a_worker_dies_while_its_results_are_held() -> None:
     """They stay, and the memory of those that are not held is gone."""
     async with open_worker_pool(1) as pool:
@@ -708,6 +739,7 @@ async def test_a_worker_dies_while_its_results_are_held() -> None:
         await nothing_is_left(pool)
 
 
+@both_kinds
 async def test_the_end_while_a_result_is_copied() -> None:
     """It is dropped, and its memory is the worker's again."""
     async with open_worker_pool(1) as pool:
@@ -770,12 +802,13 @@ async def test_memory_of_the_caller_cannot_go_while_it_is_copied() -> None:
     mapped_data.close()
 
 
+@both_kinds
 async def test_nothing_drifts() -> None:
     """After hundreds of calls of all sizes, as much is open and mapped as after some."""
     sizes = [10, 9000, SMALLEST - 1, SMALLEST, 200_000, MIB, 3 * MIB]
     seen = []
     async with open_worker_pool(1) as pool:
-        for _ in range(5):
+        for _ in range(4):
             for size in sizes * 8:
                 view = pool.allocate(size)
                 data = fill(size, 1)
@@ -821,3 +854,57 @@ async def fail(pool: WorkerPool, end: str, view: memoryview) -> None:
                 await pool.run(jobs.sleep, view)
     except (WorkerCrashedError, RequestTimeoutError, LookupError):
         pass
+
+
+def test_what_cannot_be_mapped_is_lost_alone(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was sent before and after it can be had, in any order; no descriptor stays."""
+    ours, theirs = socket.socketpair()
+    arrivals = Arrivals(theirs)
+    for number in range(3):
+        segment = create(SMALLEST)
+        segment.memory[0] = number
+        send_segment(ours, number, segment)
+    del segment
+    map_memory, sizes = mmap.mmap, []
+
+    def refuse_the_second(descriptor: int, size: int) -> mmap.mmap:
+        sizes.append(size)
+        if len(sizes) == 2:
+            raise OSError(errno.ENOMEM, "no memory")
+        return map_memory(descriptor, size)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mmap, "mmap", refuse_the_second)
+        assert arrivals.take(2).memory[0] == 2
+    with pytest.raises(LostSegmentError, match="no memory"):
+        arrivals.take(1)
+    assert arrivals.take(0).memory[0] == 0
+    ours.close()
+    with pytest.raises(ConnectionError):
+        arrivals.take(3)
+    theirs.close()
+
+
+def test_threads_that_are_the_first_to_allocate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is one book of slabs in a worker, whoever opens it."""
+    server = object.__new__(Server)
+    server._beside, server._making, server._is_fork = None, threading.Lock(), False
+    server._wires = Wires(socket.socket(), -1, -1, -1)
+
+    def make_slowly(control: socket.socket) -> Beside:
+        time.sleep(0.05)
+        return Beside(control)
+
+    monkeypatch.setattr("trioipc.worker._beside.Beside", make_slowly)
+    found: list[memoryview] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(server._allocate(SMALLEST, True)))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    beside: Any = server._beside
+    assert len({beside._arena.find(view)[0] for view in found}) == 4
+    server._wires.control.close()

@@ -60,7 +60,7 @@ def make_ring(source: bytes, step: int, room: int) -> tuple[RingWriter, RingRead
 # ---- one after the other
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 @given(
     size=st.integers(1, 3000),
     step=st.integers(1, 300),
