@@ -36,7 +36,6 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(ValueError|TypeError|OSError|Exception|BaseException|RuntimeError|TimeoutError)"),
     (r"py:.*", r"(ImportError|RuntimeWarning|SystemExit|bytes|str|int|float|bool|memoryview|dict)"),
     (r"py:.*", r"(contextlib|concurrent|multiprocessing|asyncio|anyio|loky)\..*"),
-    (r"py:obj", r"WorkerPool\.allocate"),  # said in ArenaStatistics, which has no public name
 ]
 
 

@@ -153,6 +153,8 @@ def test_who_fills_sleeps_until_half_the_ring_is_free() -> None:
     assert writer.pause(12.003) == pytest.approx(0.003)  # it stands still
     cells[CONSUMED] = 800
     assert writer.pause(13.0) == 0  # there is room
+    cells[CONSUMED] = 0
+    assert writer.pause(13.5) == 0.02  # it has wiped the ring: there will be an answer
 
 
 # ---- both at once

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from trioipc.memory.state import is_shared_memory_available as is_shared_memory_available
     from trioipc.pool._progress import Progress as Progress
     from trioipc.pool._request import PoolRequest as PoolRequest
+    from trioipc.pool._statistics import ArenaStatistics as ArenaStatistics
     from trioipc.pool._statistics import Histogram as Histogram
     from trioipc.pool._statistics import PoolStatistics as PoolStatistics
     from trioipc.pool._statistics import WorkerInfo as WorkerInfo
@@ -126,7 +127,12 @@ _HOMES = {
     ),
     "trioipc.pool._progress": ("Progress",),
     "trioipc.pool._request": ("PoolRequest",),
-    "trioipc.pool._statistics": ("Histogram", "PoolStatistics", "WorkerInfo"),
+    "trioipc.pool._statistics": (
+        "ArenaStatistics",
+        "Histogram",
+        "PoolStatistics",
+        "WorkerInfo",
+    ),
     "trioipc.pool.ipc": ("IPCProtocol", "Worker", "open_worker"),
     "trioipc.pool.pool": ("WorkerPool", "open_worker_pool"),
     "trioipc.protocol._correlator": ("ProtocolStatistics",),

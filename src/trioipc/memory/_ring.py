@@ -134,7 +134,9 @@ class RingWriter:
         consumed = self._cells[_CONSUMED]
         if not self._changed:
             self._changed = now
-        if consumed == self._seen:  # it has not begun, or stands still: as long again, as it has
+        # It has not begun, or stands still: as long again as it has. Or it has even wiped the ring,
+        # since it has no use for the rest, and we shall hear of that.
+        if consumed <= self._seen:
             return min(now - self._changed, _LONGEST_PAUSE)
         if not self._seen:
             self._began = self._changed

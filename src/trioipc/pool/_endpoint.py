@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from outcome import Outcome
 
-    from trioipc.pool._store import ArenaStatistics
+    from trioipc.pool._statistics import ArenaStatistics
 
 
 @attrs.define  # frozen, it would take three times as long to make, for each request

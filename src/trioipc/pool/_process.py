@@ -48,7 +48,7 @@ from trioipc.pool._payload import (
     refuse_synchronous,
 )
 from trioipc.pool._slot import set_cancel, set_limit, snapshot
-from trioipc.pool._store import ArenaStatistics, Store
+from trioipc.pool._store import Store
 from trioipc.pool._wires import Listener, ParentWires, hand_over, listen
 from trioipc.protocol._codec import (
     BESIDE,
@@ -77,6 +77,7 @@ if TYPE_CHECKING:
     from typing import Any, Literal
 
     from trioipc.pool._endpoint import Answer, Call
+    from trioipc.pool._statistics import ArenaStatistics
 
 _READ_SIZE = 64 << 10
 

@@ -11,7 +11,6 @@ from trioipc.memory._board import HISTOGRAM, HISTOGRAM_MAXIMUM, HISTOGRAMS, QUEU
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from trioipc.pool._store import ArenaStatistics
     from trioipc.protocol._lifecycle import WorkerState
 
 
@@ -55,6 +54,27 @@ class WorkerInfo:
 
     started: float | None
     """When it became ready, on Trio's clock; None if it is not yet."""
+
+
+@final
+@attrs.frozen
+class ArenaStatistics:
+    """The shared memory of a pool that payloads travel in."""
+
+    limit: float
+    """How many bytes of it are kept (``max_arena_bytes``)."""
+
+    size: int
+    """How many there are, those included that results still held are in."""
+
+    slabs: int
+    """In how many pieces."""
+
+    reused: int
+    """How often a call or `WorkerPool.allocate` found warm memory."""
+
+    made: int
+    """How often it had to be made."""
 
 
 @final

@@ -12,11 +12,11 @@ import contextlib
 from collections import deque
 from typing import TYPE_CHECKING, Protocol, final
 
-import attrs
 import trio
 from trio.lowlevel import enable_ki_protection
 
 from trioipc.memory._arena import SMALLEST, Arena, Budget
+from trioipc.pool._statistics import ArenaStatistics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,27 +41,6 @@ class Traffic(Protocol):
 
     def forget(self, slab: Slab) -> None:
         """Have the worker forget a slab of ours, if it knows it."""
-
-
-@final
-@attrs.frozen
-class ArenaStatistics:
-    """The shared memory of a pool that payloads travel in."""
-
-    limit: float
-    """How many bytes of it are kept (``max_arena_bytes``)."""
-
-    size: int
-    """How many there are, those included that results still held are in."""
-
-    slabs: int
-    """In how many pieces."""
-
-    reused: int
-    """How often a call or `WorkerPool.allocate` found warm memory."""
-
-    made: int
-    """How often it had to be made."""
 
 
 @final
