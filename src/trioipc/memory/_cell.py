@@ -31,6 +31,7 @@ from functools import partial
 from typing import TYPE_CHECKING, final
 
 from trioipc._errors import SharedStateError
+from trioipc.memory._file import file_of, forget_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,32 +46,6 @@ _LONGEST_NAP = 1e-3
 _PATIENCE_SECONDS = 1.0
 
 
-@final
-class File:
-    """What the threads of this process share that use one file."""
-
-    __slots__ = ("__weakref__", "leaving", "lock", "may_close")
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        # Whether it does not matter to a lock of ours when a descriptor is closed.
-        self.may_close = True
-        # Descriptors, and maps that have one, too, that nobody uses any more.
-        self.leaving: list[tuple[int, object]] = []
-
-    def __del__(self) -> None:
-        self.settle()  # who holds the lock would hold us
-
-    def settle(self) -> None:
-        """Close what could not be closed before; for who has the lock of the threads."""
-        while self.leaving:
-            os.close(self.leaving.pop()[0])
-
-
-_files: weakref.WeakValueDictionary[tuple[int, int], File] = (
-    weakref.WeakValueDictionary()  # {(device, inode): the file}
-)
-_files_lock = threading.Lock()
 _living: weakref.WeakSet[CellLock] = weakref.WeakSet()
 
 
@@ -96,7 +71,7 @@ class CellLock:
             _living.add(self)
 
     def _use(self, segment: Segment, descriptor: int, *, is_own: bool) -> None:
-        segment.file = file = _file_of(descriptor)
+        segment.file = file = file_of(descriptor)
         self._thread_lock = file.lock
         with file.lock:
             file.settle()
@@ -198,17 +173,8 @@ def _file_lock(
     )
 
 
-def _file_of(descriptor: int) -> File:
-    status = os.fstat(descriptor)
-    with _files_lock:
-        return _files.setdefault((status.st_dev, status.st_ino), File())
-
-
 def _after_fork() -> None:
-    # A thread that is no longer there may have held any of these.
-    global _files_lock
-    _files_lock = threading.Lock()
-    _files.clear()
+    forget_files()
     for lock in list(_living):
         lock._after_fork()
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import Literal, TypeAlias
 
-    from trioipc.memory._cell import File
+    from trioipc.memory._file import File
 
     Backend: TypeAlias = Literal["memfd", "shm", "plain"]
 

@@ -15,8 +15,19 @@ from trioipc._errors import SharedStateError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+    from typing import Protocol
 
-    from trioipc.memory.state import SharedCancellation
+    class Cancellation(Protocol):
+        """What is asked of a `SharedCancellation`."""
+
+        def cancel(self, reason: str | None = None) -> None:
+            """Set it."""
+
+        def is_cancelled(self) -> bool:
+            """Say whether it is set."""
+
+        def reason(self) -> str | None:
+            """Say why."""
 
 T = TypeVar("T")
 
@@ -61,7 +72,7 @@ class Changes(Generic[T]):
 class Reasons:
     """The reason of a cancellation, once."""
 
-    def __init__(self, flag: SharedCancellation) -> None:
+    def __init__(self, flag: Cancellation) -> None:
         self._flag = flag
         self._told = False
 
@@ -88,7 +99,7 @@ async def opened(values: T) -> AsyncIterator[T]:
 
 @asynccontextmanager
 async def cancel_scope(
-    flag: SharedCancellation, *, propagate: bool
+    flag: Cancellation, *, propagate: bool
 ) -> AsyncIterator[trio.CancelScope]:
     """Cancel the block when the flag is set; see `SharedCancellation.open_cancel_scope`."""
 
