@@ -168,6 +168,7 @@ async def open_worker_bridge(
     drain_timeout: float = math.inf,
     progress_interval: float = 0.05,
     name: str = "trioipc",
+    spare: int = 0,
 ) -> AsyncIterator[WorkerBridge]:
     """Open workers that encrypt, decrypt and hash.
 
@@ -193,6 +194,7 @@ async def open_worker_bridge(
       drain_timeout: Seconds that the block waits at its end for what is still under way.
       progress_interval: Seconds between two progress values, at least.
       name: What the workers are called.
+      spare: How many workers are kept ready beyond those in use.
 
     Yields:
       The bridge.
@@ -220,6 +222,7 @@ async def open_worker_bridge(
         "drain_timeout": drain_timeout,
         "progress_interval": progress_interval,
         "name": name,
+        "spare": spare,
     }
     async with AsyncExitStack() as stack:
         home = await open_home(stack, size, kind, reason, fallback, options)

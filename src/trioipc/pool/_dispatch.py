@@ -52,7 +52,13 @@ class Dispatcher:
     check_run: Callable[[], None]
     # Called when more workers, or others, may be wanted.
     on_demand: Callable[[], None] = attrs.field(default=lambda: None, init=False)
+    # How many are kept ready beyond those that are given requests.
+    spare: int = attrs.field(default=0, init=False)
+    # How many are given requests, and are replaced if they die: as many as were ever wanted.
+    target: int = attrs.field(default=0, init=False)
     workers: dict[PoolWorker, None] = attrs.field(factory=dict, init=False)
+    # Those that are ready and not given requests yet.
+    bench: dict[PoolWorker, None] = attrs.field(factory=dict, init=False)
     # Call them for the next number.
     serial: Callable[[], int] = attrs.field(factory=lambda: count(1).__next__, init=False)
     _generation: Callable[[], int] = attrs.field(factory=lambda: count(1).__next__, init=False)
@@ -82,10 +88,17 @@ class Dispatcher:
         worker = self.scheduler.place(request, terms.priority)
         if worker is not None:
             self._give(worker, request)
-        elif len(self.workers) < self.size:
-            self.on_demand()
+        else:
+            self._ask_for_help()
         if self.room:
             self.offer_room()
+
+    def _ask_for_help(self) -> None:
+        """Have another worker do what waits, from the bench or started for it, if there may be."""
+        if self.bench:
+            self.fill()
+        if len(self.workers) < self.size + self.spare:
+            self.on_demand()
 
     def offer_room(self) -> None:
         """Wake a caller that waits for room in the queue, if there is some.
@@ -419,8 +432,30 @@ class Dispatcher:
         worker.step("ready")
         worker.started = trio.current_time()
         worker.slots = list(range(self.engine.places))
-        self.scheduler.add_worker(worker, self.engine.places)
-        self.assign()
+        self.bench[worker] = None
+        self.fill()
+
+    def fill(self) -> None:
+        """Give requests to workers from the bench, if others are missing or something waits."""
+        scheduler = self.scheduler
+        while self.bench and scheduler.workers < self.size:
+            is_wanted = scheduler.waiting or self.room or scheduler.workers < self.target
+            if not is_wanted and len(self.bench) <= self.spare:
+                return
+            worker = next(iter(self.bench))
+            del self.bench[worker]
+            scheduler.add_worker(worker, self.engine.places)
+            self.assign()
+
+    def has_begun(self, worker: PoolWorker) -> bool:
+        """Say whether a worker has begun any of the requests that it holds."""
+        look = worker.endpoint.look
+        return any(look(r._slot, r._generation).started for r in worker.held.values())
+
+    def owes(self, worker: PoolWorker) -> bool:
+        """Say whether a worker was sent requests, and has begun none."""
+        sent = any(r._state != "loading" for r in worker.held.values())
+        return sent and not self.has_begun(worker)
 
     def retire(self, worker: PoolWorker, reason: str) -> None:
         """Give a worker nothing more, and let it end when it holds nothing."""
@@ -429,13 +464,17 @@ class Dispatcher:
         worker.reason = worker.reason or reason
         worker.step("retire")
         self.scheduler.remove_worker(worker)
+        self.bench.pop(worker, None)
         if not worker.held:
             worker.endpoint.close()
+        self.fill()
+        self.on_demand()
 
     def gone(self, worker: PoolWorker, death: Death) -> None:
         """Decide what the end of a worker means for what it held."""
         was = worker.state
         self.scheduler.remove_worker(worker)
+        self.bench.pop(worker, None)
         worker.step("die")
         del self.workers[worker]
         histograms = worker.endpoint.histograms()
@@ -447,6 +486,7 @@ class Dispatcher:
         for request in reversed(worker.held.values()):
             self._bereave(request, worker, death)
         worker.held.clear()
+        self.fill()
         self.assign()
         self.on_demand()
 
@@ -461,7 +501,7 @@ class Dispatcher:
         ):
             self._move_on(request)
         else:
-            self._crashed(request, snapshot, death)
+            self._crashed(request, snapshot, death, worker.reason)
 
     def _move_on(self, request: Request) -> None:
         """Let a request that had not begun wait for another worker."""
@@ -476,8 +516,10 @@ class Dispatcher:
         self.scheduler.put_back(request, request._terms.priority)
         self._arm(request, min(request._queue_expires, request._expires))
 
-    def _crashed(self, request: Request, snapshot: Snapshot, death: Death) -> None:
-        request._crash(death.exitcode, snapshot, death.error)
+    def _crashed(
+        self, request: Request, snapshot: Snapshot, death: Death, reason: str | None
+    ) -> None:
+        request._crash(death.exitcode, snapshot, death.error, reason)
         if len(request._crashes) <= request._terms.retries and not self._aborted:
             request._queue_expires = math.inf  # it has waited its time
             self._requeue(request)

@@ -14,7 +14,7 @@ Rules:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 import attrs
 import trio
@@ -47,6 +47,20 @@ class Snapshot:
 
     written: bool = False
     """Whether the function has said anything about its progress."""
+
+
+VitalState: TypeAlias = Literal["running", "sleeping", "stopped", "traced"]
+
+
+@attrs.frozen
+class Vitals:
+    """How a worker's process is, at one moment."""
+
+    state: VitalState
+    """``"stopped"`` by a signal; ``"traced"`` if a debugger holds it."""
+
+    processor_time: int
+    """How much of a processor it has used, in no particular unit."""
 
 
 @attrs.frozen
@@ -112,6 +126,9 @@ class Engine(ABC):
     places: int
     """How many requests one worker holds at a time."""
 
+    watched: bool = False
+    """Whether its workers may stop, or go mad, and so must be looked at."""
+
     @abstractmethod
     def prepare(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Call:
         """Make a call of a function and its arguments.
@@ -152,7 +169,12 @@ class Endpoint(ABC):
     """Its process; None before it is known, and for threads that of this process."""
 
     @abstractmethod
-    async def live(self, ready: Callable[[], None], hear: Callable[[int, Answer], None]) -> Death:
+    async def live(
+        self,
+        ready: Callable[[], None],
+        hear: Callable[[int, Answer], None],
+        lost: Callable[[Death], None] | None = None,
+    ) -> Death:
         """Start the worker and stay until it is gone.
 
         When cancelled, kills the worker and returns when it is gone.
@@ -160,6 +182,8 @@ class Endpoint(ABC):
         Args:
           ready: Called once, when calls can be posted.
           hear: Called with the generation and the answer of each call, as they come.
+          lost: May be called once, after the last answer, by one that has died and has to tidy
+            up before it returns.
         """
 
     @abstractmethod
@@ -206,6 +230,10 @@ class Endpoint(ABC):
     @abstractmethod
     def close(self) -> None:
         """Ask an idle worker to end, so that `live` returns."""
+
+    def vitals(self) -> Vitals | None:
+        """Say how its process is; None if nobody can say."""
+        return None
 
     def histograms(self) -> memoryview | None:
         """Return the worker's time counts: run, queue and total; None if nobody counts."""

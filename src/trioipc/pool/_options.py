@@ -58,6 +58,7 @@ class Options:
     drain_timeout: float = math.inf
     progress_interval: float = 0.05
     name: str = "trioipc"
+    spare: int = 0
 
     def __attrs_post_init__(self) -> None:
         count("size", self.size, 1, finite=True)
@@ -70,6 +71,7 @@ class Options:
         seconds("grace", self.grace)
         seconds("drain_timeout", self.drain_timeout)
         seconds("progress_interval", self.progress_interval)
+        count("spare", self.spare, 0, finite=True)
         if not isinstance(self.name, str):
             raise TypeError(f"name must be a str, not {type(self.name).__name__}")
 

@@ -49,6 +49,7 @@ from trioipc.pool._payload import (
 )
 from trioipc.pool._slot import set_cancel, set_limit, snapshot
 from trioipc.pool._store import ArenaStatistics, Store
+from trioipc.pool._vitals import read_vitals
 from trioipc.pool._wires import Listener, ParentWires, hand_over, listen
 from trioipc.protocol._codec import (
     BESIDE,
@@ -76,7 +77,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Literal
 
-    from trioipc.pool._endpoint import Answer, Call
+    from trioipc.pool._endpoint import Answer, Call, Vitals
 
 _READ_SIZE = 64 << 10
 
@@ -156,6 +157,7 @@ class ProcessEngine(Engine):
     kind: Literal["cpu", "io"] = "cpu"
     arena_bytes: float = 256 << 20
     places: int = attrs.field(init=False)
+    watched: bool = attrs.field(default=True, init=False)
     store: Store = attrs.field(init=False)
     # {function: its call without arguments, which is always the same}
     _functions: dict[Any, ProcessCall] = attrs.field(factory=dict, init=False)
@@ -272,7 +274,12 @@ class ProcessEndpoint(Endpoint):
     # -- life -------------------------------------------------------------------------------
 
     @enable_ki_protection
-    async def live(self, ready: Callable[[], None], hear: Callable[[int, Answer], None]) -> Death:
+    async def live(
+        self,
+        ready: Callable[[], None],
+        hear: Callable[[int, Answer], None],
+        lost: Callable[[Death], None] | None = None,
+    ) -> Death:
         """Host the process; see `Endpoint.live`."""
         self._ready, self._hear = ready, hear
         death = Death()
@@ -285,6 +292,9 @@ class ProcessEndpoint(Endpoint):
                     await self._host.dead.wait()
                     self._connected.set()
                     self._drain()
+                    if lost is not None and self._started.is_set():
+                        # To end trio-parallel's call takes milliseconds more.
+                        lost(Death(self._host.exitcode(), error or self._broken))
                     # One that could not start, or was closed, has something to say at its end.
                     await self._host.reap(at_once=self._started.is_set() and not self._closing)
                     nursery.cancel_scope.cancel()
@@ -591,6 +601,10 @@ class ProcessEndpoint(Endpoint):
     def look(self, slot: int, generation: int) -> Snapshot:
         """Read a slot; see `Endpoint.look`."""
         return snapshot(self._slots[slot], generation)
+
+    def vitals(self) -> Vitals | None:
+        """Ask the machine how the process is."""
+        return None if self.pid is None else read_vitals(self.pid)
 
     def histograms(self) -> memoryview:
         """Return the worker's time counts."""

@@ -58,6 +58,9 @@ if TYPE_CHECKING:
             """Send it down the ladder."""
 
 
+# Why a worker that did nothing wrong by itself may be killed while it runs a request.
+_CONDEMNED = ("stopped", "silent")
+
 T_co = TypeVar("T_co", covariant=True)
 
 
@@ -400,7 +403,13 @@ class PoolRequest(Generic[T_co]):
             parts.append(f"{self._seconds:.3f} s after it was taken up")
         error.add_note("trioipc: " + ", ".join(parts))
 
-    def _crash(self, exitcode: int | None, snapshot: Snapshot, why: BaseException | None) -> None:
+    def _crash(
+        self,
+        exitcode: int | None,
+        snapshot: Snapshot,
+        why: BaseException | None,
+        reason: str | None = None,
+    ) -> None:
         """Note that a worker died while it ran this."""
         how = "for an unknown reason" if exitcode is None else f"with exit code {exitcode}"
         error = WorkerCrashedError(
@@ -412,7 +421,9 @@ class PoolRequest(Generic[T_co]):
             attempts=self._attempts,
             seconds_running=snapshot.seconds,
         )
-        if error.signal is not None:
+        if reason in _CONDEMNED:
+            error.args = (f"the worker that ran {self.id} was {reason}, and was killed",)
+        elif error.signal is not None:
             error.args = (f"the worker that ran {self.id} was killed by {error.signal.name}",)
         error.__cause__ = why
         self._seconds = snapshot.seconds

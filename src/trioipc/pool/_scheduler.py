@@ -87,6 +87,11 @@ class Scheduler(Generic[R, W]):
         """How many requests have a place."""
         return self._held
 
+    @property
+    def workers(self) -> int:
+        """How many workers it may give something to."""
+        return len(self._desks)
+
     def is_full(self) -> bool:
         """Say whether one more request would have to be refused."""
         if self._held < self._places:

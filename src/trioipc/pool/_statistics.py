@@ -11,6 +11,7 @@ from trioipc.memory._board import HISTOGRAM, HISTOGRAM_MAXIMUM, HISTOGRAMS, QUEU
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from trioipc.pool._breaker import CircuitState
     from trioipc.pool._store import ArenaStatistics
     from trioipc.protocol._lifecycle import WorkerState
 
@@ -81,7 +82,9 @@ class PoolStatistics:
     """Those that were cancelled."""
 
     restarts: dict[str, int]
-    """How many workers were replaced because they ``"crashed"``, were ``"interrupted"``, ..."""
+    """How many workers were replaced, by reason: they ``"crashed"``, were ``"interrupted"`` or
+    ``"killed"`` to end a request, were found ``"stopped"``, or ``"silent"``: holding requests that
+    they did not begin, and using no processor."""
 
     queue_time: Histogram
     """From submission until a worker took the request up."""
@@ -97,6 +100,10 @@ class PoolStatistics:
 
     arena: ArenaStatistics | None = None
     """The shared memory that payloads travel in; None for threads, which need none."""
+
+    circuit: CircuitState = "closed"
+    """Whether workers can be started: ``"closed"`` if so; ``"open"`` after many in a row came to
+    nothing, when no more is tried for up to 10 seconds; ``"half-open"`` while one is tried."""
 
 
 class TimeCounts:

@@ -138,7 +138,12 @@ class ThreadEndpoint(Endpoint):
         self._limiter = trio.CapacityLimiter(1)
 
     @enable_ki_protection
-    async def live(self, ready: Callable[[], None], hear: Callable[[int, Answer], None]) -> Death:
+    async def live(
+        self,
+        ready: Callable[[], None],
+        hear: Callable[[int, Answer], None],
+        lost: Callable[[Death], None] | None = None,
+    ) -> Death:
         """Run calls until closed; see `Endpoint.live`."""
         with trio.CancelScope(shield=True):
             try:

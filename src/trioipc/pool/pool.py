@@ -84,6 +84,7 @@ class WorkerPool:
         )
         self._supervisor = Supervisor(self._dispatcher)
         self._dispatcher.on_demand = self._supervisor.look
+        self._dispatcher.spare = options.spare
         self._options = options
         self._usual = Terms(
             timeout=options.task_timeout,
@@ -470,6 +471,7 @@ class WorkerPool:
             total_time=total,
             workers=self.workers,
             arena=dispatcher.engine.memory(),
+            circuit=self._supervisor.circuit(),
         )
 
     @property
@@ -512,6 +514,7 @@ class WorkerPool:
         with trio.CancelScope(shield=True):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._supervisor.run, nursery)
+                nursery.start_soon(self._supervisor.watch)
                 nursery.start_soon(self._dispatcher.run_timer)
                 nursery.start_soon(self._dispatcher.sampler.run)
                 nursery.start_soon(self._dispatcher.engine.tend)
@@ -602,6 +605,7 @@ async def open_worker_pool(
     drain_timeout: float = math.inf,
     progress_interval: float = 0.05,
     name: str = "trioipc",
+    spare: int = 0,
 ) -> AsyncIterator[WorkerPool]:
     """Open a pool of workers for as long as the block lasts.
 
@@ -628,6 +632,8 @@ async def open_worker_pool(
       drain_timeout: Seconds that leaving waits for requests.
       progress_interval: Seconds between two progress values of a request.
       name: The first half of each request's id.
+      spare: How many workers are kept ready beyond those in use, so that neither one that has died
+        nor one more that is wanted costs anybody a start.
 
     Raises:
       WorkerStartError: if no worker can be started, or a module not be loaded.
@@ -647,6 +653,7 @@ async def open_worker_pool(
         drain_timeout=drain_timeout,
         progress_interval=progress_interval,
         name=name,
+        spare=spare,
     )
     names = module_names(modules)
     limit = seconds("start_timeout", start_timeout)
