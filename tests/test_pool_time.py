@@ -471,7 +471,7 @@ async def test_a_retry_keeps_the_total_clock(autojump_clock: MockClock) -> None:
         seconds = await took(
             lambda: pool.run(die, 1, idempotent=True, timeout=1.5), PoisonedRequestError
         )
-        assert seconds == pytest.approx(3)
+        assert seconds == pytest.approx(3, abs=0.05)  # and two short pauses
 
 
 async def test_a_crash_says_how_far_it_was(autojump_clock: MockClock) -> None:

@@ -109,8 +109,14 @@ def test_silence_is_sleep_before_what_it_owes() -> None:
 
 def test_the_machine_is_asked() -> None:
     """A process is what ``ps`` says it is, and takes what that says."""
-    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    child = subprocess.Popen(
+        [sys.executable, "-c", "print(flush=True); input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
     try:
+        assert child.stdout is not None
+        child.stdout.readline()
         os.kill(child.pid, signal.SIGSTOP)
         os.waitid(os.P_PID, child.pid, os.WSTOPPED | os.WNOWAIT)
         vitals = read_vitals(child.pid)

@@ -7,6 +7,7 @@ their life cycle and talks to endpoints, all within one turn of the event loop.
 from __future__ import annotations
 
 import math
+import random
 from itertools import count
 from typing import TYPE_CHECKING, Literal, final
 
@@ -32,6 +33,12 @@ if TYPE_CHECKING:
 
     Request: TypeAlias = PoolRequest[object]
     PoolWorker: TypeAlias = Worker[PoolRequest[object]]
+
+# Before the first retry, doubled for each further one, give or take a half: a crash whose cause is
+# outside, such as memory that is short, may be over then, and what crashed together does not try
+# again together. A start takes longer, so only who has a worker waits for this.
+_RETRY_SECONDS = 0.01
+_LONGEST_RETRY_SECONDS = 1.0
 
 # A request whose workers die before they have begun it is moved on, but not for ever.
 _MOVES_LIMIT = 5
@@ -69,6 +76,9 @@ class Dispatcher:
     room: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot, init=False)
     # Why no worker could be started, when last there was none and none could be.
     last_failure: WorkerStartError | None = attrs.field(default=None, init=False)
+    # Requests that are tried again in a moment. {request: when}
+    resting: dict[Request, float] = attrs.field(factory=dict, init=False)
+    _random: Callable[[], float] = attrs.field(default=random.random, init=False)
     quiet: trio.Event = attrs.field(factory=trio.Event, init=False)
     closed: bool = attrs.field(default=False, init=False)
     _aborted: bool = attrs.field(default=False, init=False)
@@ -288,8 +298,18 @@ class Dispatcher:
         request._end()
         if self.room:
             self.offer_room()
-        if self.closed and not self.scheduler.held and not self.scheduler.waiting:
+        if self.closed and not self.busy:
             self.quiet.set()
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is any request that has not ended."""
+        return bool(self.scheduler.held or self.scheduler.waiting or self.resting)
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for a worker, or to be tried again."""
+        return self.scheduler.waiting + len(self.resting)
 
     # -- cancelling ---------------------------------------------------------------------------
 
@@ -305,7 +325,7 @@ class Dispatcher:
             request._cause = cause
         request._stopped = True
         if request._state == "waiting":
-            self.scheduler.discard(request, request._terms.priority)
+            self._forget(request)
             self._end(request, "cancel")
         elif request._state == "loading":
             self._give_back(request)
@@ -313,6 +333,11 @@ class Dispatcher:
             self.assign()
         elif request._state == "sent":
             self._begin_ladder(request)
+
+    def _forget(self, request: Request) -> None:
+        """Let a request wait no more."""
+        self.resting.pop(request, None)
+        self.scheduler.discard(request, request._terms.priority)
 
     def _begin_ladder(self, request: Request) -> None:
         now = trio.current_time()
@@ -374,6 +399,7 @@ class Dispatcher:
         for worker in self.workers:
             yield from worker.held.values()
         yield from self.scheduler.requests()
+        yield from self.resting
 
     def _ring(self, request: Request, now: float) -> None:
         if request._ladder is not None:
@@ -383,8 +409,10 @@ class Dispatcher:
         elif request._state in ("waiting", "loading"):
             if now >= request._queue_expires:
                 self._expire(request, "queue", request._terms.queue_timeout)
+            elif now >= self.resting.get(request, math.inf):
+                self._try_again(request)
             else:
-                self._arm(request, min(request._queue_expires, request._expires))
+                self._arm_waiting(request)
         else:
             self._ring_running(request, now)
 
@@ -514,7 +542,29 @@ class Dispatcher:
         request._step("requeue")
         self._stop_loading(request)
         self.scheduler.put_back(request, request._terms.priority)
-        self._arm(request, min(request._queue_expires, request._expires))
+        self._arm_waiting(request)
+
+    def _rest(self, request: Request) -> None:
+        """Let a request that has crashed wait a little before it waits for another worker."""
+        request._step("requeue")
+        self._stop_loading(request)
+        longest = _RETRY_SECONDS * 2 ** (len(request._crashes) - 1)
+        pause = min(longest, _LONGEST_RETRY_SECONDS) * (0.5 + self._random())
+        self.resting[request] = trio.current_time() + pause
+        self._arm_waiting(request)
+
+    def _try_again(self, request: Request) -> None:
+        del self.resting[request]
+        self.scheduler.put_back(request, request._terms.priority)
+        self._arm_waiting(request)
+        self.assign()
+        if request._state == "waiting":
+            self._ask_for_help()
+
+    def _arm_waiting(self, request: Request) -> None:
+        """Have it looked at when it may have waited too long, or long enough."""
+        again = self.resting.get(request, math.inf)
+        self._arm(request, min(request._queue_expires, request._expires, again))
 
     def _crashed(
         self, request: Request, snapshot: Snapshot, death: Death, reason: str | None
@@ -522,7 +572,7 @@ class Dispatcher:
         request._crash(death.exitcode, snapshot, death.error, reason)
         if len(request._crashes) <= request._terms.retries and not self._aborted:
             request._queue_expires = math.inf  # it has waited its time
-            self._requeue(request)
+            self._rest(request)
         else:
             request._failure = request._give_up()
             self._end(request, "end")
@@ -541,8 +591,8 @@ class Dispatcher:
     def abort(self) -> None:
         """End everything: what waits at once, what runs by killing its worker."""
         self._aborted = True
-        for request in [*self.scheduler.requests()]:
-            self.scheduler.discard(request, request._terms.priority)
+        for request in [*self.scheduler.requests(), *self.resting]:
+            self._forget(request)
             request._failure = _aborted()
             self._end(request, "end")
         for worker in [*self.workers]:

@@ -99,7 +99,7 @@ class WorkerPool:
     def __repr__(self) -> str:
         workers = self._dispatcher.workers
         busy = sum(bool(worker.held) for worker in workers)
-        waiting = self._dispatcher.scheduler.waiting
+        waiting = self._dispatcher.waiting
         closed = "" if self._open else ", closed"
         return f"<WorkerPool: {busy} busy, {len(workers) - busy} idle, {waiting} waiting{closed}>"
 
@@ -461,7 +461,7 @@ class WorkerPool:
         return PoolStatistics(
             pool_size=self._options.size,
             busy_workers=sum(bool(worker.held) for worker in dispatcher.workers),
-            queued_tasks=dispatcher.scheduler.waiting,
+            queued_tasks=dispatcher.waiting,
             total_tasks_processed=dispatcher.ended,
             total_errors=dispatcher.errors,
             total_cancelled=dispatcher.cancelled,
@@ -487,7 +487,7 @@ class WorkerPool:
         self._open = False
         dispatcher.closed = True
         dispatcher.room.unpark_all()
-        if dispatcher.scheduler.held or dispatcher.scheduler.waiting:
+        if dispatcher.busy:
             with trio.move_on_after(self._options.drain_timeout):
                 await dispatcher.quiet.wait()
 
