@@ -148,6 +148,7 @@ class FakeEndpoint(Endpoint):
         self.log: list[tuple[float, str]] = []
         self.deaf = False
         self.vital: Vitals | None = None
+        self.stack: Callable[[], str | None] = lambda: None
         self._start = start
         cells = memoryview(bytearray((places * SLOT + HISTOGRAMS * HISTOGRAM) * 8)).cast("Q")
         self._histograms = cells[places * SLOT :]
@@ -159,6 +160,10 @@ class FakeEndpoint(Endpoint):
         self._life = trio.CancelScope()
         self._scopes: dict[int, trio.CancelScope] = {}  # {slot: what runs there}
         self._death = Death(0)
+
+    def dump_stack(self) -> Callable[[], str | None]:
+        """Say what the test has said."""
+        return self.stack
 
     def vitals(self) -> Vitals | None:
         """Say what the test has said."""

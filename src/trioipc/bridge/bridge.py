@@ -161,6 +161,7 @@ async def open_worker_bridge(
     task_timeout: float = math.inf,
     queue_timeout: float = math.inf,
     start_timeout: float = 30.0,
+    stall_timeout: float = math.inf,
     max_retries: int = 2,
     max_queue: float = math.inf,
     max_arena_bytes: float = 256 << 20,
@@ -187,6 +188,7 @@ async def open_worker_bridge(
       task_timeout: Seconds that an operation may run, unless its call says otherwise.
       queue_timeout: Seconds that it may wait before that, likewise.
       start_timeout: Seconds that a worker may take to start.
+      stall_timeout: Seconds that an operation may stand still, without any progress.
       max_retries: How often an operation is tried again after a crash.
       max_queue: How many requests may wait.
       max_arena_bytes: How many bytes of shared memory are kept warm.
@@ -215,6 +217,7 @@ async def open_worker_bridge(
         "task_timeout": task_timeout,
         "queue_timeout": queue_timeout,
         "start_timeout": start_timeout,
+        "stall_timeout": stall_timeout,
         "max_retries": max_retries,
         "max_queue": max_queue,
         "max_arena_bytes": max_arena_bytes,

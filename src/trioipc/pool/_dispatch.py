@@ -18,6 +18,7 @@ from trio.lowlevel import enable_ki_protection
 
 from trioipc._errors import RequestCancelledError, RequestTimeoutError, WorkerStartError
 from trioipc.pool._ladder import Ladder
+from trioipc.pool._stall import StallClock
 from trioipc.pool._statistics import TimeCounts
 from trioipc.protocol._lifecycle import REQUEST, WORKER
 
@@ -230,6 +231,8 @@ class Dispatcher:
         terms = request._terms
         if terms.guarded:
             request._posted_at = trio.current_time()
+            if terms.stall_timeout != math.inf:
+                request._stall = StallClock(terms.stall_timeout)
             self._arm_posted(request)
         try:
             endpoint.post(
@@ -288,6 +291,7 @@ class Dispatcher:
         request._state = REQUEST[request._state][event]
         if request._terms.guarded or request._channel is not None:
             self.sampler.forget(request)
+            request._take_stack()
         self.ended += 1
         tally = request._tally()
         if tally != "value":
@@ -356,6 +360,7 @@ class Dispatcher:
 
     def _climb(self, request: Request, now: float) -> None:
         worker, ladder = request._worker, request._ladder
+        request._take_stack()
         assert worker is not None
         assert ladder is not None
         ticks = worker.endpoint.look(request._slot, request._generation).ticks
@@ -431,21 +436,37 @@ class Dispatcher:
                 self._arm_posted(request)
             return
         left = timeout - snapshot.seconds
-        if left > 0:
-            self._arm(request, min(now + left, request._expires))
-        else:
+        if left <= 0:
             self._expire(request, "run", timeout)
+        elif request._stall is not None:
+            self._ring_stall(request, request._stall, snapshot, now + left)
+        else:
+            self._arm(request, min(now + left, request._expires))
+
+    def _ring_stall(
+        self, request: Request, clock: StallClock, snapshot: Snapshot, run_expires: float
+    ) -> None:
+        """Find out whether a function that runs has moved since it was last looked at."""
+        now = trio.current_time()
+        mark = (snapshot.value, snapshot.total, snapshot.phase, snapshot.ticks)
+        if not clock.is_up(now, mark):
+            self._arm(request, min(run_expires, request._expires, now + clock.period))
+            return
+        assert request._worker is not None
+        request._read_stack = request._worker.endpoint.dump_stack()
+        limit = request._terms.stall_timeout
+        self._expire(request, "stall", limit, f"{request.id} has not moved for {limit} s")
 
     def _arm_posted(self, request: Request) -> None:
         """Have it looked at when one of its clocks may have run out since it was sent."""
-        run_expires = request._posted_at + request._terms.timeout
-        self._arm(request, min(run_expires, request._queue_expires, request._expires))
+        at = request._posted_at + request._terms.timeout
+        if request._stall is not None:
+            at = min(at, trio.current_time() + request._stall.period)
+        self._arm(request, min(at, request._queue_expires, request._expires))
 
-    def _expire(self, request: Request, clock: str, seconds: float) -> None:
-        error = RequestTimeoutError(
-            f"{request.id} took longer than {seconds} s (the {clock} clock)", clock=clock
-        )
-        self.cancel(request, error)
+    def _expire(self, request: Request, clock: str, seconds: float, what: str = "") -> None:
+        what = what or f"{request.id} took longer than {seconds} s"
+        self.cancel(request, RequestTimeoutError(f"{what} (the {clock} clock)", clock=clock))
 
     # -- workers ------------------------------------------------------------------------------
 

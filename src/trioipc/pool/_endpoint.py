@@ -231,6 +231,14 @@ class Endpoint(ABC):
     def close(self) -> None:
         """Ask an idle worker to end, so that `live` returns."""
 
+    def dump_stack(self) -> Callable[[], str | None]:
+        """Have the worker write down where its threads are, without waiting for that.
+
+        Returns:
+          What reads it, also soon after the worker's end; None if there is nothing to read, or yet.
+        """
+        return lambda: None
+
     def vitals(self) -> Vitals | None:
         """Say how its process is; None if nobody can say."""
         return None

@@ -51,6 +51,7 @@ class Options:
     strategy: StrategyName = "least-busy"
     task_timeout: float = math.inf
     queue_timeout: float = math.inf
+    stall_timeout: float = math.inf
     max_retries: int = 2
     max_queue: float = math.inf
     max_arena_bytes: float = 256 << 20
@@ -65,6 +66,7 @@ class Options:
         one_of("strategy", self.strategy, STRATEGIES)
         seconds("task_timeout", self.task_timeout)
         seconds("queue_timeout", self.queue_timeout)
+        seconds("stall_timeout", self.stall_timeout)
         count("max_retries", self.max_retries, 0, finite=True)
         count("max_queue", self.max_queue, 0)
         count("max_arena_bytes", self.max_arena_bytes, 0)

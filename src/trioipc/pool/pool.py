@@ -89,6 +89,7 @@ class WorkerPool:
         self._usual = Terms(
             timeout=options.task_timeout,
             queue_timeout=options.queue_timeout,
+            stall_timeout=options.stall_timeout,
             grace=options.grace,
         )
         self._token = trio.lowlevel.current_trio_token()
@@ -173,6 +174,7 @@ class WorkerPool:
                 else seconds("queue_timeout", queue_timeout)
             ),
             total_timeout=total_timeout,
+            stall_timeout=options.stall_timeout,
             priority=one_of("priority", priority, PRIORITIES),
             cancellation=cancellation,
             retries=max_retries if idempotent else 0,
@@ -598,6 +600,7 @@ async def open_worker_pool(
     task_timeout: float = math.inf,
     queue_timeout: float = math.inf,
     start_timeout: float = 30.0,
+    stall_timeout: float = math.inf,
     max_retries: int = 2,
     max_queue: float = math.inf,
     max_arena_bytes: float = 256 << 20,
@@ -623,6 +626,9 @@ async def open_worker_pool(
       task_timeout: Seconds that a request may run.
       queue_timeout: Seconds that it may wait before that.
       start_timeout: Seconds that a worker has to get ready.
+      stall_timeout: Seconds that a function may neither write progress or a phase nor look whether
+        it is cancelled; what stands still longer is ended, at the latest a fifth, or two seconds,
+        after that.
       max_retries: How often an idempotent request is tried again after a crash.
       max_queue: How many requests may wait; callers beyond that wait for room first.
       max_arena_bytes: How many bytes of shared memory are kept warm for payloads. Calls that find
@@ -646,6 +652,7 @@ async def open_worker_pool(
         strategy=strategy,
         task_timeout=task_timeout,
         queue_timeout=queue_timeout,
+        stall_timeout=stall_timeout,
         max_retries=max_retries,
         max_queue=max_queue,
         max_arena_bytes=max_arena_bytes,
