@@ -237,11 +237,18 @@ class FakeEndpoint(Endpoint):
         return FakeAnswer("stopped", interrupted=True)
 
     def post(
-        self, call: Call, slot: int, generation: int, serial: int, limit: float, since: int
+        self,
+        call: Call,
+        slot: int,
+        generation: int,
+        serial: int,
+        limit: float,
+        since: int,
+        left: float = math.inf,
     ) -> None:
         """Have a call run."""
         assert isinstance(call, FakeCall)
-        set_limit(self._slots[slot], limit)
+        set_limit(self._slots[slot], limit, left)
         if not self.deaf:
             self._sender.send_nowait((call, slot, generation, serial))
 

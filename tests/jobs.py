@@ -73,6 +73,12 @@ def time_left() -> float:
     return current_request().time_left()
 
 
+@operation("time left")
+def time_left_for_a_message(payload: object) -> float:
+    """Return what a message's timeout leaves."""
+    return current_request().time_left()
+
+
 # ---- that take long
 
 

@@ -371,6 +371,41 @@ async def test_time_left_is_that_of_the_run_clock(pool: WorkerPool) -> None:
     assert 9 < await pool.run(time_left, timeout=10) <= 10
 
 
+async def test_time_left_is_that_of_the_callers_scope(pool: WorkerPool) -> None:
+    """Its deadline travels with the call, and with no other; whichever comes first counts."""
+    with trio.move_on_after(20), trio.move_on_after(60):
+        assert 19 < await pool.run(time_left) <= 20
+        assert 19 < await pool.run(time_left, timeout=30) <= 20
+        assert 9 < await pool.run(time_left, timeout=10) <= 10
+        async with pool.open_request(time_left) as request:
+            assert 19 < await request.result() <= 20
+        with trio.CancelScope(shield=True):
+            assert await pool.run(time_left) == math.inf
+    with trio.fail_after(1e300):
+        assert await pool.run(time_left) == math.inf
+    assert await pool.run(time_left) == math.inf
+    message = {"type": "time left", "payload": None, "timeout": 40}
+    assert 39 < await pool.execute(message) <= 40  # type: ignore[operator]
+
+
+async def test_time_left_of_one_that_waited(pool: WorkerPool, tmp_path: Path) -> None:
+    """It is what is left when it is taken up, though somebody else's answer sends it."""
+    go = tmp_path / "go"
+
+    async def ask() -> None:
+        with trio.fail_after(20):
+            left.append(await pool.run(time_left))
+
+    left: list[float] = []
+    async with trio.open_nursery() as nursery, pool.open_request(wait_for, str(go)) as first:
+        nursery.start_soon(ask)
+        await trio.sleep(1.1)
+        go.touch()
+        await first.result()
+    assert len(left) == 1
+    assert 10 < left[0] < 19
+
+
 # ---- cancelling: the last table of the contract
 
 

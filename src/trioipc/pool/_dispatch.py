@@ -19,7 +19,7 @@ from trio.lowlevel import enable_ki_protection
 from trioipc._errors import RequestCancelledError, RequestTimeoutError, WorkerStartError
 from trioipc.pool._ladder import Ladder
 from trioipc.pool._stall import StallClock
-from trioipc.pool._statistics import TimeCounts
+from trioipc.pool._statistics import LadderTimes, TimeCounts
 from trioipc.protocol._lifecycle import REQUEST, WORKER
 
 if TYPE_CHECKING:
@@ -88,12 +88,16 @@ class Dispatcher:
     cancelled: int = attrs.field(default=0, init=False)
     restarts: dict[str, int] = attrs.field(factory=dict, init=False)
     times: TimeCounts = attrs.field(factory=TimeCounts, init=False)
+    ladders: LadderTimes = attrs.field(factory=LadderTimes, init=False)
 
     # -- requests ---------------------------------------------------------------------------
 
     def submit(self, request: Request) -> None:
         """Take a new request in; it may be sent on return. Then `attend` to it."""
         terms = request._terms
+        deadline = trio.current_effective_deadline()
+        if deadline != math.inf:
+            request._deadline = deadline
         if terms.guarded and not self._guard(request, terms):
             return
         worker = self.scheduler.place(request, terms.priority)
@@ -242,11 +246,17 @@ class Dispatcher:
                 request._serial,
                 terms.timeout,
                 request._submitted_at,
+                self._left(request),
             )
         except Exception as error:  # no memory or descriptor for what is big in it, say
             self._give_back(request)
             request._failure = error
             self._end(request, "end")
+
+    def _left(self, request: Request) -> float:
+        """Say for how many seconds somebody will wait for it, as far as is known."""
+        deadline = min(request._deadline, request._expires)
+        return deadline if deadline == math.inf else deadline - trio.current_time()
 
     def answered(self, worker: PoolWorker, generation: int, answer: Answer) -> None:
         """Take an answer in."""
@@ -297,6 +307,9 @@ class Dispatcher:
         if tally != "value":
             self.errors += tally == "error"
             self.cancelled += tally == "cancelled"
+        if request._ladder is not None:
+            seconds = trio.current_time() - request._ladder.began
+            self.ladders.add(request._rung(request._answer), seconds)
         request._worker = None
         self._stop_loading(request)
         request._end()

@@ -13,6 +13,7 @@ Rules:
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
@@ -188,7 +189,14 @@ class Endpoint(ABC):
 
     @abstractmethod
     def post(
-        self, call: Call, slot: int, generation: int, serial: int, limit: float, since: int
+        self,
+        call: Call,
+        slot: int,
+        generation: int,
+        serial: int,
+        limit: float,
+        since: int,
+        left: float = math.inf,
     ) -> None:
         """Send a call.
 
@@ -202,6 +210,7 @@ class Endpoint(ABC):
           serial: The number of its request, for its name.
           limit: For how many seconds the function may run.
           since: When it was submitted, by `time.perf_counter_ns`.
+          left: For how many seconds from now somebody waits for it, as far as is known.
         """
 
     def peek(self, *, wait: bool) -> None:  # noqa: B027 - most have nothing to do

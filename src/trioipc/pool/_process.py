@@ -9,6 +9,7 @@ How a process lives and dies is in `_host`.
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import pickle
@@ -477,7 +478,14 @@ class ProcessEndpoint(Endpoint):
         return not self._unheard
 
     def post(
-        self, call: Call, slot: int, generation: int, serial: int, limit: float, since: int
+        self,
+        call: Call,
+        slot: int,
+        generation: int,
+        serial: int,
+        limit: float,
+        since: int,
+        left: float = math.inf,
     ) -> None:
         """Send a call in one write, or leave the rest to the writer; see `Endpoint.post`."""
         assert type(call) is ProcessCall
@@ -486,7 +494,7 @@ class ProcessEndpoint(Endpoint):
             return
         body = call.lend(beside) if call.flags & BESIDE else call.body
         cells = self._slots[slot]
-        set_limit(cells, limit)
+        set_limit(cells, limit, left)
         cells[SUBMITTED_AT] = since
         self._last = cells, generation << 2 | OVER
         self._unheard += 1

@@ -473,6 +473,7 @@ class WorkerPool:
             total_time=total,
             workers=self.workers,
             arena=dispatcher.engine.memory(),
+            cancel_time=dispatcher.ladders.histograms(),
             circuit=self._supervisor.circuit(),
         )
 
