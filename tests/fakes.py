@@ -148,6 +148,7 @@ class FakeEndpoint(Endpoint):
         self.log: list[tuple[float, str]] = []
         self.deaf = False
         self.vital: Vitals | None = None
+        self.bytes: int | None = 1000
         self.stack: Callable[[], str | None] = lambda: None
         self._start = start
         cells = memoryview(bytearray((places * SLOT + HISTOGRAMS * HISTOGRAM) * 8)).cast("Q")
@@ -164,6 +165,10 @@ class FakeEndpoint(Endpoint):
     def dump_stack(self) -> Callable[[], str | None]:
         """Say what the test has said."""
         return self.stack
+
+    def memory(self) -> int | None:
+        """Say what the test has said."""
+        return self.bytes
 
     def vitals(self) -> Vitals | None:
         """Say what the test has said."""

@@ -194,6 +194,15 @@ def uninterruptible(path: str, result: str) -> None:
     time.sleep(60)
 
 
+def hoard(nbytes: int) -> int:
+    """Hold on to that much more memory; return the process id."""
+    _hoard.append(bytearray(os.urandom(1)) * nbytes)
+    return os.getpid()
+
+
+_hoard: list[bytearray] = []
+
+
 # ---- that die
 
 

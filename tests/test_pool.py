@@ -290,6 +290,14 @@ async def test_wrong_options_are_refused(
         ({"max_queue": -1}, ValueError, "max_queue must be >= 0, not -1"),
         ({"max_retries": 0.5}, TypeError, "max_retries must be an int, not 0.5"),
         ({"name": 3}, TypeError, "name must be a str, not int"),
+        ({"stall_timeout": -1}, ValueError, "stall_timeout must be >= 0 seconds, not -1"),
+        ({"spare": -1}, ValueError, "spare must be >= 0, not -1"),
+        ({"spare": math.inf}, TypeError, "spare must be an int, not inf"),
+        ({"size": 2, "min_size": 3}, ValueError, "min_size must be <= size, 2, not 3"),
+        ({"min_size": -1}, ValueError, "min_size must be >= 0, not -1"),
+        ({"max_requests": 0}, ValueError, "max_requests must be >= 1, not 0"),
+        ({"max_memory": "1G"}, TypeError, "max_memory must be an int or math.inf, not '1G'"),
+        ({"max_age": -1}, ValueError, "max_age must be >= 0 seconds, not -1"),
     ],
 )
 async def test_a_pool_checks_its_options(

@@ -169,7 +169,11 @@ async def open_worker_bridge(
     drain_timeout: float = math.inf,
     progress_interval: float = 0.05,
     name: str = "trioipc",
+    min_size: int | None = None,
     spare: int = 0,
+    max_requests: float = math.inf,
+    max_memory: float = math.inf,
+    max_age: float = math.inf,
 ) -> AsyncIterator[WorkerBridge]:
     """Open workers that encrypt, decrypt and hash.
 
@@ -196,7 +200,11 @@ async def open_worker_bridge(
       drain_timeout: Seconds that the block waits at its end for what is still under way.
       progress_interval: Seconds between two progress values, at least.
       name: What the workers are called.
+      min_size: How many workers stay though nobody needs them; None to keep all.
       spare: How many workers are kept ready beyond those in use.
+      max_requests: How many operations a worker does before another takes its place.
+      max_memory: How many bytes it may grow by before that.
+      max_age: For how many seconds it serves before that.
 
     Yields:
       The bridge.
@@ -225,7 +233,11 @@ async def open_worker_bridge(
         "drain_timeout": drain_timeout,
         "progress_interval": progress_interval,
         "name": name,
+        "min_size": min_size,
         "spare": spare,
+        "max_requests": max_requests,
+        "max_memory": max_memory,
+        "max_age": max_age,
     }
     async with AsyncExitStack() as stack:
         home = await open_home(stack, size, kind, reason, fallback, options)

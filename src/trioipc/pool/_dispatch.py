@@ -18,6 +18,7 @@ from trio.lowlevel import enable_ki_protection
 
 from trioipc._errors import RequestCancelledError, RequestTimeoutError, WorkerStartError
 from trioipc.pool._ladder import Ladder
+from trioipc.pool._recycling import Limits
 from trioipc.pool._stall import StallClock
 from trioipc.pool._statistics import LadderTimes, TimeCounts
 from trioipc.protocol._lifecycle import REQUEST, WORKER
@@ -60,6 +61,8 @@ class Dispatcher:
     check_run: Callable[[], None]
     # Called when more workers, or others, may be wanted.
     on_demand: Callable[[], None] = attrs.field(default=lambda: None, init=False)
+    # How long each may serve.
+    limits: Limits = attrs.field(factory=Limits, init=False)
     # How many are kept ready beyond those that are given requests.
     spare: int = attrs.field(default=0, init=False)
     # How many are given requests, and are replaced if they die: as many as were ever wanted.
@@ -265,11 +268,14 @@ class Dispatcher:
             worker.endpoint.kill()
             return
         worker.answered += 1
+        due = worker.answered >= worker.service.notice
         if answer.kind != "value" or request._wants_progress:
             self._look_at_the_end(worker, request)
         self._free(worker, request)
         if answer.interrupted:
             self.retire(worker, "interrupted")
+        elif due:
+            self._served(worker)
         request._answer = answer
         self._end(request, "end")
         self.assign()
@@ -494,20 +500,83 @@ class Dispatcher:
         worker.step("ready")
         worker.started = trio.current_time()
         worker.slots = list(range(self.engine.places))
+        limits = self.limits
+        memory = worker.endpoint.memory() if limits.max_memory != math.inf else None
+        worker.service = limits.begin(worker.started, memory)
         self.bench[worker] = None
+        if not worker.service.notice:
+            self._served(worker)
         self.fill()
 
     def fill(self) -> None:
         """Give requests to workers from the bench, if others are missing or something waits."""
-        scheduler = self.scheduler
-        while self.bench and scheduler.workers < self.size:
-            is_wanted = scheduler.waiting or self.room or scheduler.workers < self.target
-            if not is_wanted and len(self.bench) <= self.spare:
-                return
+        while self.bench:
             worker = next(iter(self.bench))
+            if not self._is_wanted():
+                leaver = self._leaver()
+                if leaver is None:
+                    return
+                sat = leaver in self.bench
+                self._dismiss(leaver, leaver.service.due or "surplus")
+                if sat:
+                    continue
             del self.bench[worker]
-            scheduler.add_worker(worker, self.engine.places)
+            self.scheduler.add_worker(worker, self.engine.places)
             self.assign()
+
+    def _is_wanted(self) -> bool:
+        """Say whether one more worker is to be given requests."""
+        scheduler = self.scheduler
+        if scheduler.workers >= self.size:
+            return False
+        return bool(scheduler.waiting or self.room or scheduler.workers < self.target)
+
+    def _leaver(self) -> PoolWorker | None:
+        """Return a worker in whose place one on the bench is to be; or that, if it is too many."""
+        for worker in self.workers:
+            if worker.state in ("idle", "busy") and worker.service.is_over(worker.answered):
+                return worker
+        if len(self.bench) > self.spare + self.due:
+            return next(iter(self.bench))
+        return None
+
+    @property
+    def due(self) -> int:
+        """How many workers that are given requests are to be replaced before they leave."""
+        return sum(
+            w.service.due is not None and w.state in ("idle", "busy") and w not in self.bench
+            for w in self.workers
+        )
+
+    def _served(self, worker: PoolWorker) -> None:
+        """Replace a worker that has answered as many requests as it may, or soon will have."""
+        worker.service.count()
+        if worker.service.is_over(worker.answered) and not self.bench and not worker.held:
+            self.retire(worker, "max_requests")
+        self.fill()
+        self.on_demand()
+
+    def judge(self, worker: PoolWorker, now: float) -> None:
+        """Have a worker replaced that is too old, or has grown too much."""
+        memory = worker.endpoint.memory() if self.limits.max_memory != math.inf else None
+        worker.service.judge(now, memory)
+        if worker.service.due is not None:
+            self.fill()
+            self.on_demand()
+
+    def shrink(self, size: int) -> list[PoolWorker]:
+        """Let workers leave until no more than ``size`` are given requests; return which.
+
+        Those that hold nothing go first.
+        """
+        self.target = min(self.target, size)
+        team = [w for w in self.workers if w.state in ("idle", "busy") and w not in self.bench]
+        team.sort(key=lambda worker: len(worker.held))
+        leaving = team[: max(0, len(team) - size)]
+        for worker in leaving:
+            self._dismiss(worker, "surplus")
+        self.fill()
+        return leaving
 
     def has_begun(self, worker: PoolWorker) -> bool:
         """Say whether a worker has begun any of the requests that it holds."""
@@ -523,14 +592,17 @@ class Dispatcher:
         """Give a worker nothing more, and let it end when it holds nothing."""
         if worker.state in ("leaving", "gone"):
             return
+        self._dismiss(worker, reason)
+        self.fill()
+        self.on_demand()
+
+    def _dismiss(self, worker: PoolWorker, reason: str) -> None:
         worker.reason = worker.reason or reason
         worker.step("retire")
         self.scheduler.remove_worker(worker)
         self.bench.pop(worker, None)
         if not worker.held:
             worker.endpoint.close()
-        self.fill()
-        self.on_demand()
 
     def gone(self, worker: PoolWorker, death: Death) -> None:
         """Decide what the end of a worker means for what it held."""
@@ -542,8 +614,8 @@ class Dispatcher:
         histograms = worker.endpoint.histograms()
         if histograms is not None:
             self.times.add(histograms)
-        if was != "starting" and not self.closed:
-            reason = worker.reason or "crashed"
+        reason = worker.reason or "crashed"
+        if was != "starting" and not self.closed and reason != "surplus":
             self.restarts[reason] = self.restarts.get(reason, 0) + 1
         for request in reversed(worker.held.values()):
             self._bereave(request, worker, death)

@@ -252,6 +252,10 @@ class Endpoint(ABC):
         """Say how its process is; None if nobody can say."""
         return None
 
+    def memory(self) -> int | None:
+        """Say how many bytes its process holds that are not shared; None if nobody can say."""
+        return None
+
     def histograms(self) -> memoryview | None:
         """Return the worker's time counts: run, queue and total; None if nobody counts."""
         return None

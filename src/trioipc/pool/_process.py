@@ -50,7 +50,7 @@ from trioipc.pool._payload import (
 )
 from trioipc.pool._slot import set_cancel, set_limit, snapshot
 from trioipc.pool._store import ArenaStatistics, Store
-from trioipc.pool._vitals import read_vitals
+from trioipc.pool._vitals import read_private_bytes, read_vitals
 from trioipc.pool._wires import Listener, ParentWires, hand_over, listen
 from trioipc.protocol._codec import (
     BESIDE,
@@ -613,6 +613,10 @@ class ProcessEndpoint(Endpoint):
     def vitals(self) -> Vitals | None:
         """Ask the machine how the process is."""
         return None if self.pid is None else read_vitals(self.pid)
+
+    def memory(self) -> int | None:
+        """Ask the machine how much the process holds."""
+        return None if self.pid is None else read_private_bytes(self.pid)
 
     def histograms(self) -> memoryview:
         """Return the worker's time counts."""

@@ -84,7 +84,8 @@ class PoolStatistics:
     restarts: dict[str, int]
     """How many workers were replaced, by reason: they ``"crashed"``, were ``"interrupted"`` or
     ``"killed"`` to end a request, were found ``"stopped"``, or ``"silent"``: holding requests that
-    they did not begin, and using no processor."""
+    they did not begin, and using no processor. Or as planned, by ``"max_requests"``,
+    ``"max_memory"`` or ``"max_age"``."""
 
     queue_time: Histogram
     """From submission until a worker took the request up."""

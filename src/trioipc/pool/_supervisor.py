@@ -7,6 +7,7 @@ context variables of the one that starts it, and those of a caller are none of a
 from __future__ import annotations
 
 import functools
+import math
 from typing import TYPE_CHECKING, final
 
 import attrs
@@ -16,6 +17,7 @@ from trio.lowlevel import enable_ki_protection
 from trioipc._errors import WorkerStartError
 from trioipc.pool._breaker import Breaker
 from trioipc.pool._health import TICK_SECONDS, counted
+from trioipc.pool._recycling import Shrinking
 from trioipc.pool._worker import Worker
 
 if TYPE_CHECKING:
@@ -65,6 +67,8 @@ class Supervisor:
     """
 
     _dispatcher: Dispatcher
+    # How many are kept though nobody needs them; None to keep all that there ever were.
+    _least: int | None = None
     _demand: trio.Event = attrs.field(factory=trio.Event, init=False)
     # Set when a worker is ready, or cannot be; then made anew.
     _news: trio.Event = attrs.field(factory=trio.Event, init=False)
@@ -130,6 +134,8 @@ class Supervisor:
         # Who waits for room in the queue waits for a worker, too.
         waiting = dispatcher.scheduler.waiting + len(dispatcher.room)
         team = dispatcher.scheduler.workers
+        if dispatcher.target:  # somebody has wanted one
+            dispatcher.target = max(dispatcher.target, self._least or 0)
         dispatcher.target = min(dispatcher.size, max(dispatcher.target, team + waiting))
         missing = wanted(
             size=dispatcher.size,
@@ -139,7 +145,7 @@ class Supervisor:
             waiting=waiting,
             benched=len(dispatcher.bench),
             # None before the first one is wanted.
-            spare=dispatcher.spare if dispatcher.target else 0,
+            spare=dispatcher.spare + dispatcher.due if dispatcher.target else 0,
         )
         if self.circuit() == "half-open":
             return min(missing, 1 - min(starting, 1))
@@ -189,19 +195,41 @@ class Supervisor:
     @enable_ki_protection
     async def watch(self) -> None:
         """Look at all workers once a second, until cancelled: the health tick."""
-        if not self._dispatcher.engine.watched:
+        dispatcher = self._dispatcher
+        ages = dispatcher.limits.max_age != math.inf or dispatcher.limits.max_memory != math.inf
+        if not (dispatcher.engine.watched or ages or self._least is not None):
             return
         last = trio.current_time()
+        shrinking = Shrinking(last)
         while True:
             await trio.sleep(TICK_SECONDS)
             now = trio.current_time()
-            self._tick(counted(now - last))
+            self._tick(now, counted(now - last))
+            if self._least is not None:
+                self._shrink(shrinking, now, self._least)
             last = now
 
-    def _tick(self, elapsed: float) -> None:
+    def _tick(self, now: float, elapsed: float) -> None:
         for worker in [*self._dispatcher.workers]:
             if worker.state in ("idle", "busy"):
                 self._feel(worker, elapsed)
+                self._dispatcher.judge(worker, now)
+
+    def _shrink(self, shrinking: Shrinking, now: float, least: int) -> None:
+        """Let go of those that nobody has needed for a while."""
+        scheduler, places = self._dispatcher.scheduler, self._dispatcher.engine.places
+        team = scheduler.workers
+        surplus = shrinking.surplus(now, scheduler.take_peak(), team, places, least)
+        if surplus:
+            self._dispatcher.shrink(team - surplus)
+
+    async def resize(self, size: int) -> None:
+        """Have no more than ``size`` workers; wait until those that are too many are gone."""
+        self._dispatcher.size = size
+        leaving = self._dispatcher.shrink(size)
+        self.look()
+        while any(worker in self._dispatcher.workers for worker in leaving):
+            await self._news.wait()
 
     def _feel(self, worker: Worker[PoolRequest[object]], elapsed: float) -> None:
         """End a worker that is stopped or silent; what it holds is retried, or crashed."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, final
 import attrs
 
 from trioipc.pool._health import Pulse
+from trioipc.pool._recycling import Service
 from trioipc.pool._statistics import WorkerInfo
 from trioipc.protocol._lifecycle import WORKER
 
@@ -38,6 +39,7 @@ class Worker(Generic[R]):
     slots: list[int] = attrs.field(factory=list, init=False)
     answered: int = attrs.field(default=0, init=False)
     started: float | None = attrs.field(default=None, init=False)
+    service: Service = attrs.field(factory=Service, init=False)
     pulse: Pulse = attrs.field(factory=Pulse, init=False)
     # Why it is leaving, for the statistics.
     reason: str | None = attrs.field(default=None, init=False)

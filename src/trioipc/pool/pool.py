@@ -33,6 +33,7 @@ from trioipc.pool._dispatch import Dispatcher
 from trioipc.pool._options import Options, count, module_names, one_of, seconds
 from trioipc.pool._process import ProcessEngine, refuse_nested
 from trioipc.pool._progress import Sampler
+from trioipc.pool._recycling import Limits
 from trioipc.pool._request import PoolRequest, Terms
 from trioipc.pool._scheduler import Scheduler, StrategyName
 from trioipc.pool._statistics import PoolStatistics, WorkerInfo
@@ -82,9 +83,10 @@ class WorkerPool:
             options.size,
             self._check_run,
         )
-        self._supervisor = Supervisor(self._dispatcher)
+        self._supervisor = Supervisor(self._dispatcher, options.min_size)
         self._dispatcher.on_demand = self._supervisor.look
         self._dispatcher.spare = options.spare
+        self._dispatcher.limits = Limits(options.max_requests, options.max_memory, options.max_age)
         self._options = options
         self._usual = Terms(
             timeout=options.task_timeout,
@@ -436,7 +438,27 @@ class WorkerPool:
         """
         await checkpoint_if_cancelled()
         self._check_home()
-        await self._supervisor.wait_ready(self._options.size)
+        await self._supervisor.wait_ready(self._dispatcher.size)
+        await trio.lowlevel.checkpoint()
+
+    @enable_ki_protection
+    async def resize(self, size: int) -> None:
+        """Have ``size`` workers at most from now on.
+
+        More start when they are wanted. If there are too many, those with nothing to do leave,
+        then others, as soon as what they hold has ended; this waits until they are gone.
+
+        Args:
+          size: At least 1.
+
+        Raises:
+          ValueError, TypeError: if it is not.
+
+        Cancellation: a checkpoint; the size stays as it was said, and those that leave, leave.
+        """
+        await checkpoint_if_cancelled()
+        self._check_home()
+        await self._supervisor.resize(int(count("size", size, 1, finite=True)))
         await trio.lowlevel.checkpoint()
 
     @enable_ki_protection
@@ -461,7 +483,7 @@ class WorkerPool:
         living = [w.endpoint.histograms() for w in dispatcher.workers]
         queue, run, total = dispatcher.times.histograms(h for h in living if h is not None)
         return PoolStatistics(
-            pool_size=self._options.size,
+            pool_size=dispatcher.size,
             busy_workers=sum(bool(worker.held) for worker in dispatcher.workers),
             queued_tasks=dispatcher.waiting,
             total_tasks_processed=dispatcher.ended,
@@ -609,7 +631,11 @@ async def open_worker_pool(
     drain_timeout: float = math.inf,
     progress_interval: float = 0.05,
     name: str = "trioipc",
+    min_size: int | None = None,
     spare: int = 0,
+    max_requests: float = math.inf,
+    max_memory: float = math.inf,
+    max_age: float = math.inf,
 ) -> AsyncIterator[WorkerPool]:
     """Open a pool of workers for as long as the block lasts.
 
@@ -639,8 +665,14 @@ async def open_worker_pool(
       drain_timeout: Seconds that leaving waits for requests.
       progress_interval: Seconds between two progress values of a request.
       name: The first half of each request's id.
+      min_size: How many workers are started at once and stay; more than that end when nobody has
+        needed them for a minute. None to start one, and keep all that were ever needed.
       spare: How many workers are kept ready beyond those in use, so that neither one that has died
         nor one more that is wanted costs anybody a start.
+      max_requests: How many requests a worker answers before another takes its place.
+      max_memory: How many bytes it may hold more than when it was ready, shared memory apart,
+        before another takes its place; known on Linux only.
+      max_age: For how many seconds it serves, less up to a tenth by chance, before another does.
 
     Raises:
       WorkerStartError: if no worker can be started, or a module not be loaded.
@@ -661,7 +693,11 @@ async def open_worker_pool(
         drain_timeout=drain_timeout,
         progress_interval=progress_interval,
         name=name,
+        min_size=min_size,
         spare=spare,
+        max_requests=max_requests,
+        max_memory=max_memory,
+        max_age=max_age,
     )
     names = module_names(modules)
     limit = seconds("start_timeout", start_timeout)
