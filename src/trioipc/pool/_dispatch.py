@@ -98,9 +98,6 @@ class Dispatcher:
     def submit(self, request: Request) -> None:
         """Take a new request in; it may be sent on return. Then `attend` to it."""
         terms = request._terms
-        deadline = trio.current_effective_deadline()
-        if deadline != math.inf:
-            request._deadline = deadline
         if terms.guarded and not self._guard(request, terms):
             return
         worker = self.scheduler.place(request, terms.priority)
@@ -236,6 +233,9 @@ class Dispatcher:
         endpoint = worker.endpoint
         request._pid = endpoint.pid
         terms = request._terms
+        left = math.inf
+        if request._deadline != math.inf or terms.guarded:
+            left = min(request._deadline, request._expires) - trio.current_time()
         if terms.guarded:
             request._posted_at = trio.current_time()
             if terms.stall_timeout != math.inf:
@@ -249,17 +249,12 @@ class Dispatcher:
                 request._serial,
                 terms.timeout,
                 request._submitted_at,
-                self._left(request),
+                left,
             )
         except Exception as error:  # no memory or descriptor for what is big in it, say
             self._give_back(request)
             request._failure = error
             self._end(request, "end")
-
-    def _left(self, request: Request) -> float:
-        """Say for how many seconds somebody will wait for it, as far as is known."""
-        deadline = min(request._deadline, request._expires)
-        return deadline if deadline == math.inf else deadline - trio.current_time()
 
     def answered(self, worker: PoolWorker, generation: int, answer: Answer) -> None:
         """Take an answer in."""
@@ -268,13 +263,12 @@ class Dispatcher:
             worker.endpoint.kill()
             return
         worker.answered += 1
-        due = worker.answered >= worker.service.notice
         if answer.kind != "value" or request._wants_progress:
             self._look_at_the_end(worker, request)
         self._free(worker, request)
         if answer.interrupted:
             self.retire(worker, "interrupted")
-        elif due:
+        elif worker.answered >= worker.notice:
             self._served(worker)
         request._answer = answer
         self._end(request, "end")
@@ -313,9 +307,9 @@ class Dispatcher:
         if tally != "value":
             self.errors += tally == "error"
             self.cancelled += tally == "cancelled"
-        if request._ladder is not None:
-            seconds = trio.current_time() - request._ladder.began
-            self.ladders.add(request._rung(request._answer), seconds)
+            if request._ladder is not None:
+                seconds = trio.current_time() - request._ladder.began
+                self.ladders.add(request._rung(request._answer), seconds)
         request._worker = None
         self._stop_loading(request)
         request._end()
@@ -504,7 +498,8 @@ class Dispatcher:
         memory = worker.endpoint.memory() if limits.max_memory != math.inf else None
         worker.service = limits.begin(worker.started, memory)
         self.bench[worker] = None
-        if not worker.service.notice:
+        worker.notice = worker.service.notice
+        if not worker.notice:
             self._served(worker)
         self.fill()
 
@@ -551,6 +546,7 @@ class Dispatcher:
     def _served(self, worker: PoolWorker) -> None:
         """Replace a worker that has answered as many requests as it may, or soon will have."""
         worker.service.count()
+        worker.notice = worker.service.quota
         if worker.service.is_over(worker.answered) and not self.bench and not worker.held:
             self.retire(worker, "max_requests")
         self.fill()

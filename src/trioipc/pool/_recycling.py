@@ -75,7 +75,6 @@ class Service:
     def count(self) -> None:
         """Take in that it has answered as many requests as `notice` says."""
         self.due = self.due or "max_requests"
-        self.notice = self.quota
 
     def judge(self, now: float, memory: int | None) -> None:
         """Take in the time, and how much memory it holds if anybody knows."""

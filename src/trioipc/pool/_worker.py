@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, final
 
 import attrs
@@ -39,6 +40,8 @@ class Worker(Generic[R]):
     slots: list[int] = attrs.field(factory=list, init=False)
     answered: int = attrs.field(default=0, init=False)
     started: float | None = attrs.field(default=None, init=False)
+    # After how many answers its service is to be looked at.
+    notice: float = attrs.field(default=math.inf, init=False)
     service: Service = attrs.field(factory=Service, init=False)
     pulse: Pulse = attrs.field(factory=Pulse, init=False)
     # Why it is leaving, for the statistics.

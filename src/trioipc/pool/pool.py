@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, TypeVarTuple
 
 import trio
 from outcome import Error, Outcome, capture
+from trio import current_effective_deadline
 from trio.lowlevel import (
     checkpoint_if_cancelled,
     current_task,
@@ -230,7 +231,8 @@ class WorkerPool:
         Cancellation: a checkpoint. If cancelled, nothing was returned, and the worker is idle
         again or being replaced.
         """
-        await checkpoint_if_cancelled()
+        if (deadline := current_effective_deadline()) == -math.inf:
+            await checkpoint_if_cancelled()
         self._check_home()
         terms = self._terms(
             fn, timeout, queue_timeout, priority, cancellation, max_retries, idempotent, grace
@@ -240,6 +242,8 @@ class WorkerPool:
             self._check_home()
         call = self._prepare(fn, args)
         request: PoolRequest[T] = PoolRequest(self._dispatcher, fn, call, terms)
+        if deadline != math.inf:
+            request._deadline = deadline
         return await self._perform(request, on_progress)
 
     def _prepare(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> Call:
@@ -322,7 +326,8 @@ class WorkerPool:
 
         Cancellation: as `run`, when the block is left.
         """
-        await checkpoint_if_cancelled()
+        if (deadline := current_effective_deadline()) == -math.inf:
+            await checkpoint_if_cancelled()
         self._check_home()
         terms = self._terms(
             fn, timeout, queue_timeout, priority, cancellation, max_retries, idempotent, grace
@@ -331,6 +336,7 @@ class WorkerPool:
             terms = await wait_for_room(self._dispatcher, fn, terms)
             self._check_home()
         request: PoolRequest[T] = PoolRequest(self._dispatcher, fn, self._prepare(fn, args), terms)
+        request._deadline = deadline
         request._over = trio.Event()
         request._wants_progress = True
         self._dispatcher.submit(request)
@@ -409,6 +415,7 @@ class WorkerPool:
         request: PoolRequest[object] = PoolRequest(
             self._dispatcher, registry.perform, call, terms, message.id or None
         )
+        request._deadline = current_effective_deadline()
         if started is not None:
             started(request)
         return await self._perform(request, on_progress)
