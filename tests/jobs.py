@@ -194,6 +194,12 @@ def uninterruptible(path: str, result: str) -> None:
     time.sleep(60)
 
 
+def hold_gil(seconds: float) -> int:
+    """Let nothing else of Python's run in this process meanwhile; return its id."""
+    ctypes.PyDLL(None).usleep(int(seconds * 1e6))
+    return os.getpid()
+
+
 def hoard(nbytes: int) -> int:
     """Hold on to that much more memory; return the process id."""
     _hoard.append(bytearray(os.urandom(1)) * nbytes)

@@ -326,6 +326,19 @@ async def test_an_open_circuit_fails_at_once(autojump_clock: MockClock) -> None:
         assert pool.statistics().circuit == "closed"
 
 
+async def test_a_spare_that_cannot_start(autojump_clock: MockClock) -> None:
+    """Those that work go on; the spare is tried again, less and less often."""
+    starts = itertools.chain([0.0], (start_error() for _ in itertools.count()))
+    engine = FakeEngine(starts=starts)
+    async with opened(engine, size=2, spare=1) as pool:
+        for _ in range(60):
+            await pool.run(nothing)
+            await trio.sleep(1)
+        assert pool.statistics().circuit != "closed"
+        assert pool.statistics().total_errors == 0
+        assert 8 < len(engine.endpoints) < 16
+
+
 async def test_a_spare_takes_over(autojump_clock: MockClock) -> None:
     """Neither a death nor more work costs a start; there are never more than size and spares."""
     engine = FakeEngine(starts=[0.0, *[100.0] * 10])
@@ -368,6 +381,29 @@ async def test_a_stopped_process_is_replaced(tmp_path: Path) -> None:
             with trio.fail_after(10), pytest.raises(WorkerCrashedError, match="was stopped"):
                 await pool.run(jobs.sleep, 60, path)
         assert pool.statistics().restarts == {"stopped": 2}
+
+
+async def test_a_leaving_process_may_stop_too(tmp_path: Path) -> None:
+    """One that has been replaced, and still runs something, is looked at all the same."""
+    async with open_worker_pool(1, max_age=0.1) as pool:
+        path = str(tmp_path / "begun")
+        async with pool.open_request(jobs.sleep, 60, path) as request:
+            await wait_for_file(path)
+            with trio.fail_after(20):
+                await wait_until(lambda: pool.workers[0].state == "leaving")
+                pid = pool.workers[0].pid
+                assert pid is not None
+                os.kill(pid, signal.SIGSTOP)
+                with pytest.raises(WorkerCrashedError, match="was stopped, and was killed"):
+                    await request.result()
+
+
+async def test_a_long_c_call_is_left_alone() -> None:
+    """Not even one that holds the GIL is taken for death."""
+    async with open_worker_pool(1) as pool:
+        process = await pool.run(jobs.pid)
+        assert await pool.run(jobs.hold_gil, 3.5) == process
+        assert pool.statistics().restarts == {}
 
 
 async def test_one_that_goes_on_in_time_is_left_alone() -> None:

@@ -148,7 +148,7 @@ class Supervisor:
             spare=dispatcher.spare + dispatcher.due if dispatcher.target else 0,
         )
         if self.circuit() == "half-open":
-            return min(missing, 1 - min(starting, 1))
+            missing = min(missing, 1 - min(starting, 1))
         most = dispatcher.size + dispatcher.spare + _SURPLUS
         return max(0, min(missing, most - len(dispatcher.workers)))
 
@@ -180,7 +180,7 @@ class Supervisor:
             self._failure = _start_error(death.error)
             breaker.failed(now)
             # Not again before somebody asks: else a worker that cannot start starts for ever.
-            dispatcher.target = max(1, sum(w.state != "starting" for w in dispatcher.workers))
+            dispatcher.target = min(dispatcher.target, max(1, dispatcher.scheduler.workers))
             if dispatcher.target == 1 and len(dispatcher.workers) == 1:
                 dispatcher.target = 0
         elif worker.answered or dispatcher.has_begun(worker):
@@ -211,8 +211,9 @@ class Supervisor:
 
     def _tick(self, now: float, elapsed: float) -> None:
         for worker in [*self._dispatcher.workers]:
-            if worker.state in ("idle", "busy"):
+            if worker.state != "starting":  # that has a timeout of its own
                 self._feel(worker, elapsed)
+            if worker.state in ("idle", "busy"):
                 self._dispatcher.judge(worker, now)
 
     def _shrink(self, shrinking: Shrinking, now: float, least: int) -> None:
@@ -238,7 +239,7 @@ class Supervisor:
             return
         wrong = worker.pulse.feel(vitals, elapsed, owes=self._dispatcher.owes(worker))
         if wrong is not None:
-            worker.reason = worker.reason or wrong
+            worker.reason = wrong
             worker.endpoint.kill()
 
     def _tell(self) -> None:
@@ -258,11 +259,20 @@ class Supervisor:
         self._dispatcher.target = max(self._dispatcher.target, number)
         self.look()
         while self._ready() < number:
-            if self._failures != failures and self._failure is not None:
+            if (
+                self._failures != failures
+                and self._failure is not None
+                and not self._may_be(number)
+            ):
                 raise self._failure
             if self._closing:
                 raise trio.ClosedResourceError("the pool was left before its workers were ready")
             await self._news.wait()
+
+    def _may_be(self, number: int) -> bool:
+        """Say whether ``number`` workers may be ready without one more start."""
+        starting = sum(w.state == "starting" for w in self._dispatcher.workers)
+        return self._ready() + starting >= number
 
     def _ready(self) -> int:
         return sum(w.state in ("idle", "busy") for w in self._dispatcher.workers)
