@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 # outside, such as memory that is short, may be over then, and what crashed together does not try
 # again together. A start takes longer, so only who has a worker waits for this.
 _RETRY_SECONDS = 0.01
-_LONGEST_RETRY_SECONDS = 1.0
+_RETRY_DOUBLINGS = 7
 
 # A request whose workers die before they have begun it is moved on, but not for ever.
 _MOVES_LIMIT = 5
@@ -650,8 +650,8 @@ class Dispatcher:
         """Let a request that has crashed wait a little before it waits for another worker."""
         request._step("requeue")
         self._stop_loading(request)
-        longest = _RETRY_SECONDS * 2 ** (len(request._crashes) - 1)
-        pause = min(longest, _LONGEST_RETRY_SECONDS) * (0.5 + self._random())
+        doublings = min(len(request._crashes) - 1, _RETRY_DOUBLINGS)
+        pause = _RETRY_SECONDS * 2**doublings * (0.5 + self._random())
         self.resting[request] = trio.current_time() + pause
         self._arm_waiting(request)
 

@@ -123,7 +123,9 @@ class Supervisor:
                 nursery.start_soon(self._host, worker)
             self._demand = trio.Event()
             await self._demand.wait()
-            await trio.sleep(self._breaker.pause(trio.current_time()))
+            while (pause := self._breaker.pause(trio.current_time())) > 0:
+                with trio.move_on_after(pause):
+                    await self._news.wait()  # one that is ready may end the pause
 
     def _missing(self) -> int:
         if self._closing:
@@ -259,11 +261,8 @@ class Supervisor:
         self._dispatcher.target = max(self._dispatcher.target, number)
         self.look()
         while self._ready() < number:
-            if (
-                self._failures != failures
-                and self._failure is not None
-                and not self._may_be(number)
-            ):
+            failed = self._failures != failures and not self._may_be(number)
+            if failed and self._failure is not None:
                 raise self._failure
             if self._closing:
                 raise trio.ClosedResourceError("the pool was left before its workers were ready")
