@@ -302,7 +302,8 @@ async def test_an_open_circuit_fails_at_once(autojump_clock: MockClock) -> None:
     async with opened(engine, max_queue=0) as pool:
         with pytest.raises(WorkerCrashedError):
             await pool.run(die, 1)
-        for _ in range(5):
+        await trio.testing.wait_all_tasks_blocked()  # its replacement has failed
+        for _ in range(4):
             with pytest.raises(WorkerStartError, match="no such luck"):
                 await pool.run(nothing)
         assert pool.statistics().circuit == "open"

@@ -99,12 +99,12 @@ class Supervisor:
         breaker = self._breaker
         seconds = breaker.pause(trio.current_time())
         what = (
-            f"{breaker.failures} starts in a row have failed"
+            f"{breaker.failures} starts in a row have failed, the last one with: {self._failure}"
             if breaker.failures
             else f"{breaker.useless} workers in a row have died before they began anything"
         )
-        error = WorkerStartError(f"{what}; the next one is tried in {seconds:.1f} s")
-        error.__cause__ = self._failure
+        error = WorkerStartError(f"{what} (the next one is tried in {seconds:.1f} s)")
+        error.__cause__ = self._failure if breaker.failures else None
         return error
 
     def close(self) -> None:
