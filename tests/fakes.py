@@ -31,7 +31,7 @@ from trioipc.memory._board import (
     TOTAL,
     count,
 )
-from trioipc.pool._endpoint import Death, Endpoint, Engine, Snapshot
+from trioipc.pool._endpoint import Death, Endpoint, Engine, Snapshot, Vitals
 from trioipc.pool._payload import exit_error
 from trioipc.pool._slot import set_cancel, set_limit, snapshot
 from trioipc.worker.request import CurrentRequest, set_context_request
@@ -116,6 +116,7 @@ class FakeEngine(Engine):
     loading: float | BaseException | None = None
     twins: dict[Callable[..., Any], Callable[..., Any]] = attrs.field(factory=dict)
     """Coroutine functions that stand for functions which would block."""
+    watched: bool = False
     deaf: bool = False
     """Whether calls get lost on their way to the workers made from now on."""
     endpoints: list[FakeEndpoint] = attrs.field(factory=list, init=False)
@@ -146,6 +147,9 @@ class FakeEndpoint(Endpoint):
         self.pid = pid
         self.log: list[tuple[float, str]] = []
         self.deaf = False
+        self.vital: Vitals | None = None
+        self.bytes: int | None = 1000
+        self.stack: Callable[[], str | None] = lambda: None
         self._start = start
         cells = memoryview(bytearray((places * SLOT + HISTOGRAMS * HISTOGRAM) * 8)).cast("Q")
         self._histograms = cells[places * SLOT :]
@@ -158,7 +162,24 @@ class FakeEndpoint(Endpoint):
         self._scopes: dict[int, trio.CancelScope] = {}  # {slot: what runs there}
         self._death = Death(0)
 
-    async def live(self, ready: Callable[[], None], hear: Callable[[int, Answer], None]) -> Death:
+    def dump_stack(self) -> Callable[[], str | None]:
+        """Say what the test has said."""
+        return self.stack
+
+    def memory(self) -> int | None:
+        """Say what the test has said."""
+        return self.bytes
+
+    def vitals(self) -> Vitals | None:
+        """Say what the test has said."""
+        return self.vital
+
+    async def live(
+        self,
+        ready: Callable[[], None],
+        hear: Callable[[int, Answer], None],
+        lost: Callable[[Death], None] | None = None,
+    ) -> Death:
         """Run calls until closed, killed, or a function raises `Die`."""
         with trio.CancelScope(shield=True), self._life:
             if isinstance(self._start, BaseException):
@@ -221,11 +242,18 @@ class FakeEndpoint(Endpoint):
         return FakeAnswer("stopped", interrupted=True)
 
     def post(
-        self, call: Call, slot: int, generation: int, serial: int, limit: float, since: int
+        self,
+        call: Call,
+        slot: int,
+        generation: int,
+        serial: int,
+        limit: float,
+        since: int,
+        left: float = math.inf,
     ) -> None:
         """Have a call run."""
         assert isinstance(call, FakeCall)
-        set_limit(self._slots[slot], limit)
+        set_limit(self._slots[slot], limit, left)
         if not self.deaf:
             self._sender.send_nowait((call, slot, generation, serial))
 

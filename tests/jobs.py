@@ -73,6 +73,12 @@ def time_left() -> float:
     return current_request().time_left()
 
 
+@operation("time left")
+def time_left_for_a_message(payload: object) -> float:
+    """Return what a message's timeout leaves."""
+    return current_request().time_left()
+
+
 # ---- that take long
 
 
@@ -186,6 +192,21 @@ def uninterruptible(path: str, result: str) -> None:
             time.sleep(0.01)
         touch(result)
     time.sleep(60)
+
+
+def hold_gil(seconds: float) -> int:
+    """Let nothing else of Python's run in this process meanwhile; return its id."""
+    ctypes.PyDLL(None).usleep(int(seconds * 1e6))
+    return os.getpid()
+
+
+def hoard(nbytes: int) -> int:
+    """Hold on to that much more memory; return the process id."""
+    _hoard.append(bytearray(os.urandom(1)) * nbytes)
+    return os.getpid()
+
+
+_hoard: list[bytearray] = []
 
 
 # ---- that die

@@ -293,6 +293,14 @@ async def test_wrong_options_are_refused(
         ({"max_queue": -1}, ValueError, "max_queue must be >= 0, not -1"),
         ({"max_retries": 0.5}, TypeError, "max_retries must be an int, not 0.5"),
         ({"name": 3}, TypeError, "name must be a str, not int"),
+        ({"stall_timeout": -1}, ValueError, "stall_timeout must be >= 0 seconds, not -1"),
+        ({"spare": -1}, ValueError, "spare must be >= 0, not -1"),
+        ({"spare": math.inf}, TypeError, "spare must be an int, not inf"),
+        ({"size": 2, "min_size": 3}, ValueError, "min_size must be <= size, 2, not 3"),
+        ({"min_size": -1}, ValueError, "min_size must be >= 0, not -1"),
+        ({"max_requests": 0}, ValueError, "max_requests must be >= 1, not 0"),
+        ({"max_memory": "1G"}, TypeError, "max_memory must be an int or math.inf, not '1G'"),
+        ({"max_age": -1}, ValueError, "max_age must be >= 0 seconds, not -1"),
     ],
 )
 async def test_a_pool_checks_its_options(
@@ -372,6 +380,41 @@ async def test_time_left_is_that_of_the_run_clock(pool: WorkerPool) -> None:
     """A function sees how long it may still run."""
     assert await pool.run(time_left) == math.inf
     assert 9 < await pool.run(time_left, timeout=10) <= 10
+
+
+async def test_time_left_is_that_of_the_callers_scope(pool: WorkerPool) -> None:
+    """Its deadline travels with the call, and with no other; whichever comes first counts."""
+    with trio.move_on_after(20), trio.move_on_after(60):
+        assert 19 < await pool.run(time_left) <= 20
+        assert 19 < await pool.run(time_left, timeout=30) <= 20
+        assert 9 < await pool.run(time_left, timeout=10) <= 10
+        async with pool.open_request(time_left) as request:
+            assert 19 < await request.result() <= 20
+        with trio.CancelScope(shield=True):
+            assert await pool.run(time_left) == math.inf
+    with trio.fail_after(1e300):
+        assert await pool.run(time_left) == math.inf
+    assert await pool.run(time_left) == math.inf
+    message = {"type": "time left", "payload": None, "timeout": 40}
+    assert 39 < await pool.execute(message) <= 40  # type: ignore[operator]
+
+
+async def test_time_left_of_one_that_waited(pool: WorkerPool, tmp_path: Path) -> None:
+    """It is what is left when it is taken up, though somebody else's answer sends it."""
+    go = tmp_path / "go"
+
+    async def ask() -> None:
+        with trio.fail_after(20):
+            left.append(await pool.run(time_left))
+
+    left: list[float] = []
+    async with trio.open_nursery() as nursery, pool.open_request(wait_for, str(go)) as first:
+        nursery.start_soon(ask)
+        await trio.sleep(1.1)
+        go.touch()
+        await first.result()
+    assert len(left) == 1
+    assert 10 < left[0] < 19
 
 
 # ---- cancelling: the last table of the contract

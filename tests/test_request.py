@@ -20,6 +20,7 @@ from trioipc import (
 )
 from trioipc.memory._board import (
     CANCEL,
+    DEADLINE,
     DONE,
     LIMIT,
     PHASE,
@@ -93,7 +94,13 @@ def test_time_left(request_: CurrentRequest, cells: memoryview) -> None:
     cells[STARTED_AT] = time.perf_counter_ns()
     cells[LIMIT] = 2_000_000_000
     assert 1.5 < request_.time_left() <= 2
+    cells[DEADLINE] = time.perf_counter_ns() + 1_000_000_000
+    assert 0.5 < request_.time_left() <= 1  # whichever comes first
+    cells[LIMIT] = 0
+    assert 0.5 < request_.time_left() <= 1
     cells[LIMIT] = 1
+    assert request_.time_left() < 0
+    cells[LIMIT], cells[DEADLINE] = 0, 1
     assert request_.time_left() < 0
 
 

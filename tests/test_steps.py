@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     Kind = Literal["cpu", "thread"]
     Check = Callable[[], Awaitable[object]]
-    Sweep = Callable[[Check, Check], Awaitable[int]]
+    Sweep = Callable[..., Awaitable[int]]
 
 BIG = bytes(200_000)  # more than goes into a frame, or a pipe
 KEY, NONCE = bytes(range(32)), bytes(range(12))
@@ -323,6 +323,23 @@ async def test_warm(sweep: Sweep) -> None:
         for _ in ("with workers to start", "with none"):
             assert await sweep(pool.warm, idle(pool)) > 0
             assert [worker.state for worker in pool.workers] == ["idle"] * 2
+
+
+@pytest.mark.parametrize("sweep", [cancel_at_each_step, cancel_at_each_turn])
+async def test_resize(sweep: Sweep) -> None:
+    """The pool has the size that was said last, and serves."""
+
+    async def make_smaller_and_larger() -> None:
+        await pool.resize(1)
+        await pool.resize(2)
+        await pool.warm()
+
+    async with open_worker_pool(2) as pool:
+        check = idle(pool)
+        stride = {} if sweep is cancel_at_each_step else {"stride": 9}
+        assert await sweep(make_smaller_and_larger, check, **stride) > 0
+        assert len(pool.workers) == 2
+        assert pool.statistics().restarts == {}
 
 
 # ---- blocks

@@ -68,6 +68,9 @@ class RequestTimeoutError(IPCError, TimeoutError):
     rung: str = "queue"
     """The rung that ended it, ``"queue"``, ``"checkpoint"``, ``"interrupt"`` or ``"kill"``."""
 
+    stack: str | None = None
+    """Where the worker's threads were when the stall clock ran out; None if nobody could say."""
+
 
 class RequestCancelledError(IPCError):
     """The request was cancelled by `PoolRequest.cancel` or a `SharedCancellation`.

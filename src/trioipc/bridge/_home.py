@@ -156,7 +156,8 @@ def _size_of(source: object) -> int:
 
 def _network_pool(options: dict[str, Any]) -> AbstractAsyncContextManager[WorkerPool]:
     """Open a pool for asynchronous operations, whose worker starts with the first of them."""
-    known = {field.name for field in attrs.fields(PoolOptions)}
+    # One worker, and no others in reserve.
+    known = {field.name for field in attrs.fields(PoolOptions)} - {"min_size", "spare"}
     checked = PoolOptions(size=1, **{n: value for n, value in options.items() if n in known})
     engine = ProcessEngine(
         checked.name,

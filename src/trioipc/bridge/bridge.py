@@ -161,6 +161,7 @@ async def open_worker_bridge(
     task_timeout: float = math.inf,
     queue_timeout: float = math.inf,
     start_timeout: float = 30.0,
+    stall_timeout: float = math.inf,
     max_retries: int = 2,
     max_queue: float = math.inf,
     max_arena_bytes: float = 256 << 20,
@@ -168,6 +169,11 @@ async def open_worker_bridge(
     drain_timeout: float = math.inf,
     progress_interval: float = 0.05,
     name: str = "trioipc",
+    min_size: int | None = None,
+    spare: int = 0,
+    max_requests: float = math.inf,
+    max_memory: float = math.inf,
+    max_age: float = math.inf,
 ) -> AsyncIterator[WorkerBridge]:
     """Open workers that encrypt, decrypt and hash.
 
@@ -186,6 +192,7 @@ async def open_worker_bridge(
       task_timeout: Seconds that an operation may run, unless its call says otherwise.
       queue_timeout: Seconds that it may wait before that, likewise.
       start_timeout: Seconds that a worker may take to start.
+      stall_timeout: Seconds that an operation may stand still, without any progress.
       max_retries: How often an operation is tried again after a crash.
       max_queue: How many requests may wait.
       max_arena_bytes: How many bytes of shared memory are kept warm.
@@ -193,6 +200,11 @@ async def open_worker_bridge(
       drain_timeout: Seconds that the block waits at its end for what is still under way.
       progress_interval: Seconds between two progress values, at least.
       name: What the workers are called.
+      min_size: How many workers stay though nobody needs them; None to keep all.
+      spare: How many workers are kept ready beyond those in use.
+      max_requests: How many operations a worker does before another takes its place.
+      max_memory: How many bytes it may grow by before that.
+      max_age: For how many seconds it serves before that.
 
     Yields:
       The bridge.
@@ -213,6 +225,7 @@ async def open_worker_bridge(
         "task_timeout": task_timeout,
         "queue_timeout": queue_timeout,
         "start_timeout": start_timeout,
+        "stall_timeout": stall_timeout,
         "max_retries": max_retries,
         "max_queue": max_queue,
         "max_arena_bytes": max_arena_bytes,
@@ -220,6 +233,11 @@ async def open_worker_bridge(
         "drain_timeout": drain_timeout,
         "progress_interval": progress_interval,
         "name": name,
+        "min_size": min_size,
+        "spare": spare,
+        "max_requests": max_requests,
+        "max_memory": max_memory,
+        "max_age": max_age,
     }
     async with AsyncExitStack() as stack:
         home = await open_home(stack, size, kind, reason, fallback, options)

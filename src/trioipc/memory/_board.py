@@ -37,6 +37,9 @@ REASON = 19  # a text, as PHASE
 # One more of the worker's, which found no room in its half; written once a request.
 TOOK = 30  # how long the function ran, in nanoseconds
 
+# One more of the parent's, likewise.
+DEADLINE = 31  # time.perf_counter_ns() at which whoever waits for it stops waiting; 0 for never
+
 RUNNING = 1
 OVER = 2
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         def reason(self) -> str | None:
             """Say why."""
 
+
 T = TypeVar("T")
 
 LOOK_SECONDS = 0.005
@@ -98,9 +99,7 @@ async def opened(values: T) -> AsyncIterator[T]:
 
 
 @asynccontextmanager
-async def cancel_scope(
-    flag: Cancellation, *, propagate: bool
-) -> AsyncIterator[trio.CancelScope]:
+async def cancel_scope(flag: Cancellation, *, propagate: bool) -> AsyncIterator[trio.CancelScope]:
     """Cancel the block when the flag is set; see `SharedCancellation.open_cancel_scope`."""
 
     async def watch(scope: trio.CancelScope) -> None:

@@ -34,9 +34,9 @@ async def wait_for_room(dispatcher: Dispatcher, fn: object, terms: Terms) -> Ter
             dispatcher.sampler.watch(scope, terms.cancellation, scope.cancel)
         try:
             while dispatcher.scheduler.is_full() and not dispatcher.closed:
-                await dispatcher.room.park()
                 if dispatcher.last_failure not in (None, failure):
                     raise again(dispatcher.last_failure)
+                await dispatcher.room.park()
         finally:
             dispatcher.sampler.forget(scope)
     if scope.cancelled_caught:

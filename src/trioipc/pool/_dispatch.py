@@ -7,6 +7,7 @@ their life cycle and talks to endpoints, all within one turn of the event loop.
 from __future__ import annotations
 
 import math
+import random
 from itertools import count
 from typing import TYPE_CHECKING, Literal, final
 
@@ -17,7 +18,9 @@ from trio.lowlevel import enable_ki_protection
 
 from trioipc._errors import RequestCancelledError, RequestTimeoutError, WorkerStartError
 from trioipc.pool._ladder import Ladder
-from trioipc.pool._statistics import TimeCounts
+from trioipc.pool._recycling import Limits
+from trioipc.pool._stall import StallClock
+from trioipc.pool._statistics import LadderTimes, TimeCounts
 from trioipc.protocol._lifecycle import REQUEST, WORKER
 
 if TYPE_CHECKING:
@@ -32,6 +35,12 @@ if TYPE_CHECKING:
 
     Request: TypeAlias = PoolRequest[object]
     PoolWorker: TypeAlias = Worker[PoolRequest[object]]
+
+# Before the first retry, doubled for each further one, give or take a half: a crash whose cause is
+# outside, such as memory that is short, may be over then, and what crashed together does not try
+# again together. A start takes longer, so only who has a worker waits for this.
+_RETRY_SECONDS = 0.01
+_RETRY_DOUBLINGS = 7
 
 # A request whose workers die before they have begun it is moved on, but not for ever.
 _MOVES_LIMIT = 5
@@ -52,7 +61,15 @@ class Dispatcher:
     check_run: Callable[[], None]
     # Called when more workers, or others, may be wanted.
     on_demand: Callable[[], None] = attrs.field(default=lambda: None, init=False)
+    # How long each may serve.
+    limits: Limits = attrs.field(factory=Limits, init=False)
+    # How many are kept ready beyond those that are given requests.
+    spare: int = attrs.field(default=0, init=False)
+    # How many are given requests, and are replaced if they die: as many as were ever wanted.
+    target: int = attrs.field(default=0, init=False)
     workers: dict[PoolWorker, None] = attrs.field(factory=dict, init=False)
+    # Those that are ready and not given requests yet.
+    bench: dict[PoolWorker, None] = attrs.field(factory=dict, init=False)
     # Call them for the next number.
     serial: Callable[[], int] = attrs.field(factory=lambda: count(1).__next__, init=False)
     _generation: Callable[[], int] = attrs.field(factory=lambda: count(1).__next__, init=False)
@@ -63,6 +80,9 @@ class Dispatcher:
     room: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot, init=False)
     # Why no worker could be started, when last there was none and none could be.
     last_failure: WorkerStartError | None = attrs.field(default=None, init=False)
+    # Requests that are tried again in a moment. {request: when}
+    resting: dict[Request, float] = attrs.field(factory=dict, init=False)
+    _random: Callable[[], float] = attrs.field(default=random.random, init=False)
     quiet: trio.Event = attrs.field(factory=trio.Event, init=False)
     closed: bool = attrs.field(default=False, init=False)
     _aborted: bool = attrs.field(default=False, init=False)
@@ -71,6 +91,7 @@ class Dispatcher:
     cancelled: int = attrs.field(default=0, init=False)
     restarts: dict[str, int] = attrs.field(factory=dict, init=False)
     times: TimeCounts = attrs.field(factory=TimeCounts, init=False)
+    ladders: LadderTimes = attrs.field(factory=LadderTimes, init=False)
 
     # -- requests ---------------------------------------------------------------------------
 
@@ -82,10 +103,17 @@ class Dispatcher:
         worker = self.scheduler.place(request, terms.priority)
         if worker is not None:
             self._give(worker, request)
-        elif len(self.workers) < self.size:
-            self.on_demand()
+        else:
+            self._ask_for_help()
         if self.room:
             self.offer_room()
+
+    def _ask_for_help(self) -> None:
+        """Have another worker do what waits, from the bench or started for it, if there may be."""
+        if self.bench:
+            self.fill()
+        if len(self.workers) < self.size + self.spare:
+            self.on_demand()
 
     def offer_room(self) -> None:
         """Wake a caller that waits for room in the queue, if there is some.
@@ -205,8 +233,13 @@ class Dispatcher:
         endpoint = worker.endpoint
         request._pid = endpoint.pid
         terms = request._terms
+        left = math.inf
+        if request._deadline != math.inf or terms.guarded:
+            left = min(request._deadline, request._expires) - trio.current_time()
         if terms.guarded:
             request._posted_at = trio.current_time()
+            if terms.stall_timeout != math.inf:
+                request._stall = StallClock(terms.stall_timeout)
             self._arm_posted(request)
         try:
             endpoint.post(
@@ -216,6 +249,7 @@ class Dispatcher:
                 request._serial,
                 terms.timeout,
                 request._submitted_at,
+                left,
             )
         except Exception as error:  # no memory or descriptor for what is big in it, say
             self._give_back(request)
@@ -234,6 +268,8 @@ class Dispatcher:
         self._free(worker, request)
         if answer.interrupted:
             self.retire(worker, "interrupted")
+        elif worker.answered >= worker.notice:
+            self._served(worker)
         request._answer = answer
         self._end(request, "end")
         self.assign()
@@ -265,19 +301,33 @@ class Dispatcher:
         request._state = REQUEST[request._state][event]
         if request._terms.guarded or request._channel is not None:
             self.sampler.forget(request)
+            request._take_stack()
         self.ended += 1
         tally = request._tally()
         if tally != "value":
             self.errors += tally == "error"
             self.cancelled += tally == "cancelled"
+            if request._ladder is not None:
+                seconds = trio.current_time() - request._ladder.began
+                self.ladders.add(request._rung(request._answer), seconds)
         request._worker = None
         self._stop_loading(request)
         del request._call  # its errors may hold the request, but need not hold its arguments
         request._end()
         if self.room:
             self.offer_room()
-        if self.closed and not self.scheduler.held and not self.scheduler.waiting:
+        if self.closed and not self.busy:
             self.quiet.set()
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is any request that has not ended."""
+        return bool(self.scheduler.held or self.scheduler.waiting or self.resting)
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for a worker, or to be tried again."""
+        return self.scheduler.waiting + len(self.resting)
 
     # -- cancelling ---------------------------------------------------------------------------
 
@@ -293,7 +343,7 @@ class Dispatcher:
             request._cause = cause
         request._stopped = True
         if request._state == "waiting":
-            self.scheduler.discard(request, request._terms.priority)
+            self._forget(request)
             self._end(request, "cancel")
         elif request._state == "loading":
             self._give_back(request)
@@ -301,6 +351,11 @@ class Dispatcher:
             self.assign()
         elif request._state == "sent":
             self._begin_ladder(request)
+
+    def _forget(self, request: Request) -> None:
+        """Let a request wait no more."""
+        self.resting.pop(request, None)
+        self.scheduler.discard(request, request._terms.priority)
 
     def _begin_ladder(self, request: Request) -> None:
         now = trio.current_time()
@@ -319,6 +374,7 @@ class Dispatcher:
 
     def _climb(self, request: Request, now: float) -> None:
         worker, ladder = request._worker, request._ladder
+        request._take_stack()
         assert worker is not None
         assert ladder is not None
         ticks = worker.endpoint.look(request._slot, request._generation).ticks
@@ -365,6 +421,7 @@ class Dispatcher:
         for worker in self.workers:
             yield from worker.held.values()
         yield from self.scheduler.requests()
+        yield from self.resting
 
     def _ring(self, request: Request, now: float) -> None:
         if request._ladder is not None:
@@ -374,8 +431,10 @@ class Dispatcher:
         elif request._state in ("waiting", "loading"):
             if now >= request._queue_expires:
                 self._expire(request, "queue", request._terms.queue_timeout)
+            elif now >= self.resting.get(request, math.inf):
+                self._try_again(request)
             else:
-                self._arm(request, min(request._queue_expires, request._expires))
+                self._arm_waiting(request)
         else:
             self._ring_running(request, now)
 
@@ -394,21 +453,37 @@ class Dispatcher:
                 self._arm_posted(request)
             return
         left = timeout - snapshot.seconds
-        if left > 0:
-            self._arm(request, min(now + left, request._expires))
-        else:
+        if left <= 0:
             self._expire(request, "run", timeout)
+        elif request._stall is not None:
+            self._ring_stall(request, request._stall, snapshot, now + left)
+        else:
+            self._arm(request, min(now + left, request._expires))
+
+    def _ring_stall(
+        self, request: Request, clock: StallClock, snapshot: Snapshot, run_expires: float
+    ) -> None:
+        """Find out whether a function that runs has moved since it was last looked at."""
+        now = trio.current_time()
+        mark = (snapshot.value, snapshot.total, snapshot.phase, snapshot.ticks)
+        if not clock.is_up(now, mark):
+            self._arm(request, min(run_expires, request._expires, now + clock.period))
+            return
+        assert request._worker is not None
+        request._read_stack = request._worker.endpoint.dump_stack()
+        limit = request._terms.stall_timeout
+        self._expire(request, "stall", limit, f"{request.id} has not moved for {limit} s")
 
     def _arm_posted(self, request: Request) -> None:
         """Have it looked at when one of its clocks may have run out since it was sent."""
-        run_expires = request._posted_at + request._terms.timeout
-        self._arm(request, min(run_expires, request._queue_expires, request._expires))
+        at = request._posted_at + request._terms.timeout
+        if request._stall is not None:
+            at = min(at, trio.current_time() + request._stall.period)
+        self._arm(request, min(at, request._queue_expires, request._expires))
 
-    def _expire(self, request: Request, clock: str, seconds: float) -> None:
-        error = RequestTimeoutError(
-            f"{request.id} took longer than {seconds} s (the {clock} clock)", clock=clock
-        )
-        self.cancel(request, error)
+    def _expire(self, request: Request, clock: str, seconds: float, what: str = "") -> None:
+        what = what or f"{request.id} took longer than {seconds} s"
+        self.cancel(request, RequestTimeoutError(f"{what} (the {clock} clock)", clock=clock))
 
     # -- workers ------------------------------------------------------------------------------
 
@@ -423,16 +498,109 @@ class Dispatcher:
         worker.step("ready")
         worker.started = trio.current_time()
         worker.slots = list(range(self.engine.places))
-        self.scheduler.add_worker(worker, self.engine.places)
-        self.assign()
+        limits = self.limits
+        memory = worker.endpoint.memory() if limits.max_memory != math.inf else None
+        worker.service = limits.begin(worker.started, memory)
+        self.bench[worker] = None
+        worker.notice = worker.service.notice
+        if not worker.notice:
+            self._served(worker)
+        self.fill()
+
+    def fill(self) -> None:
+        """Give requests to workers from the bench, if others are missing or something waits."""
+        while self.bench:
+            worker = next(iter(self.bench))
+            if not self._is_wanted():
+                leaver = self._leaver()
+                if leaver is None:
+                    return
+                sat = leaver in self.bench
+                self._dismiss(leaver, leaver.service.due or "surplus")
+                if sat:
+                    continue
+            del self.bench[worker]
+            self.scheduler.add_worker(worker, self.engine.places)
+            self.assign()
+
+    def _is_wanted(self) -> bool:
+        """Say whether one more worker is to be given requests."""
+        scheduler = self.scheduler
+        if scheduler.workers >= self.size:
+            return False
+        return bool(scheduler.waiting or self.room or scheduler.workers < self.target)
+
+    def _leaver(self) -> PoolWorker | None:
+        """Return a worker in whose place one on the bench is to be; or that, if it is too many."""
+        for worker in self.workers:
+            if worker.state in ("idle", "busy") and worker.service.is_over(worker.answered):
+                return worker
+        if len(self.bench) > self.spare + self.due:
+            return next(iter(self.bench))
+        return None
+
+    @property
+    def due(self) -> int:
+        """How many workers that are given requests are to be replaced before they leave."""
+        return sum(
+            w.service.due is not None and w.state in ("idle", "busy") and w not in self.bench
+            for w in self.workers
+        )
+
+    def _served(self, worker: PoolWorker) -> None:
+        """Replace a worker that has answered as many requests as it may, or soon will have."""
+        worker.service.count()
+        worker.notice = worker.service.quota
+        if worker.service.is_over(worker.answered) and not self.bench and not worker.held:
+            self.retire(worker, "max_requests")
+        self.fill()
+        self.on_demand()
+
+    def judge(self, worker: PoolWorker, now: float) -> None:
+        """Have a worker replaced that is too old, or has grown too much."""
+        memory = worker.endpoint.memory() if self.limits.max_memory != math.inf else None
+        worker.service.judge(now, memory)
+        if worker.service.due is not None:
+            self.fill()
+            self.on_demand()
+
+    def shrink(self, size: int) -> list[PoolWorker]:
+        """Let workers leave until no more than ``size`` are given requests; return which.
+
+        Those that hold nothing go first.
+        """
+        self.target = min(self.target, size)
+        team = [w for w in self.workers if w.state in ("idle", "busy") and w not in self.bench]
+        team.sort(key=lambda worker: len(worker.held))
+        leaving = team[: max(0, len(team) - size)]
+        for worker in leaving:
+            self._dismiss(worker, "surplus")
+        self.fill()
+        return leaving
+
+    def has_begun(self, worker: PoolWorker) -> bool:
+        """Say whether a worker has begun any of the requests that it holds."""
+        look = worker.endpoint.look
+        return any(look(r._slot, r._generation).started for r in worker.held.values())
+
+    def owes(self, worker: PoolWorker) -> bool:
+        """Say whether a worker was sent requests, and has begun none."""
+        sent = any(r._state != "loading" for r in worker.held.values())
+        return sent and not self.has_begun(worker)
 
     def retire(self, worker: PoolWorker, reason: str) -> None:
         """Give a worker nothing more, and let it end when it holds nothing."""
         if worker.state in ("leaving", "gone"):
             return
+        self._dismiss(worker, reason)
+        self.fill()
+        self.on_demand()
+
+    def _dismiss(self, worker: PoolWorker, reason: str) -> None:
         worker.reason = worker.reason or reason
         worker.step("retire")
         self.scheduler.remove_worker(worker)
+        self.bench.pop(worker, None)
         if not worker.held:
             worker.endpoint.close()
 
@@ -440,17 +608,19 @@ class Dispatcher:
         """Decide what the end of a worker means for what it held."""
         was = worker.state
         self.scheduler.remove_worker(worker)
+        self.bench.pop(worker, None)
         worker.step("die")
         del self.workers[worker]
         histograms = worker.endpoint.histograms()
         if histograms is not None:
             self.times.add(histograms)
-        if was != "starting" and not self.closed:
-            reason = worker.reason or "crashed"
+        reason = worker.reason or "crashed"
+        if was != "starting" and not self.closed and reason != "surplus":
             self.restarts[reason] = self.restarts.get(reason, 0) + 1
         for request in reversed(worker.held.values()):
             self._bereave(request, worker, death)
         worker.held.clear()
+        self.fill()
         self.assign()
         self.on_demand()
 
@@ -465,7 +635,7 @@ class Dispatcher:
         ):
             self._move_on(request)
         else:
-            self._crashed(request, snapshot, death)
+            self._crashed(request, snapshot, death, worker.reason)
 
     def _move_on(self, request: Request) -> None:
         """Let a request that had not begun wait for another worker."""
@@ -478,13 +648,37 @@ class Dispatcher:
         request._step("requeue")
         self._stop_loading(request)
         self.scheduler.put_back(request, request._terms.priority)
-        self._arm(request, min(request._queue_expires, request._expires))
+        self._arm_waiting(request)
 
-    def _crashed(self, request: Request, snapshot: Snapshot, death: Death) -> None:
-        request._crash(death.exitcode, snapshot, death.error)
+    def _rest(self, request: Request) -> None:
+        """Let a request that has crashed wait a little before it waits for another worker."""
+        request._step("requeue")
+        self._stop_loading(request)
+        doublings = min(len(request._crashes) - 1, _RETRY_DOUBLINGS)
+        pause = _RETRY_SECONDS * 2**doublings * (0.5 + self._random())
+        self.resting[request] = trio.current_time() + pause
+        self._arm_waiting(request)
+
+    def _try_again(self, request: Request) -> None:
+        del self.resting[request]
+        self.scheduler.put_back(request, request._terms.priority)
+        self._arm_waiting(request)
+        self.assign()
+        if request._state == "waiting":
+            self._ask_for_help()
+
+    def _arm_waiting(self, request: Request) -> None:
+        """Have it looked at when it may have waited too long, or long enough."""
+        again = self.resting.get(request, math.inf)
+        self._arm(request, min(request._queue_expires, request._expires, again))
+
+    def _crashed(
+        self, request: Request, snapshot: Snapshot, death: Death, reason: str | None
+    ) -> None:
+        request._crash(death.exitcode, snapshot, death.error, reason)
         if len(request._crashes) <= request._terms.retries and not self._aborted:
             request._queue_expires = math.inf  # it has waited its time
-            self._requeue(request)
+            self._rest(request)
         else:
             request._failure = request._give_up()
             self._end(request, "end")
@@ -503,8 +697,8 @@ class Dispatcher:
     def abort(self) -> None:
         """End everything: what waits at once, what runs by killing its worker."""
         self._aborted = True
-        for request in [*self.scheduler.requests()]:
-            self.scheduler.discard(request, request._terms.priority)
+        for request in [*self.scheduler.requests(), *self.resting]:
+            self._forget(request)
             request._failure = _aborted()
             self._end(request, "end")
         for worker in [*self.workers]:

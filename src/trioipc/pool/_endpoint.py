@@ -13,8 +13,9 @@ Rules:
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 import attrs
 import trio
@@ -47,6 +48,20 @@ class Snapshot:
 
     written: bool = False
     """Whether the function has said anything about its progress."""
+
+
+VitalState: TypeAlias = Literal["running", "sleeping", "stopped", "traced"]
+
+
+@attrs.frozen
+class Vitals:
+    """How a worker's process is, at one moment."""
+
+    state: VitalState
+    """``"stopped"`` by a signal; ``"traced"`` if a debugger holds it."""
+
+    processor_time: int
+    """How much of a processor it has used, in no particular unit."""
 
 
 @attrs.frozen
@@ -112,6 +127,9 @@ class Engine(ABC):
     places: int
     """How many requests one worker holds at a time."""
 
+    watched: bool = False
+    """Whether its workers may stop, or go mad, and so must be looked at."""
+
     @abstractmethod
     def prepare(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Call:
         """Make a call of a function and its arguments.
@@ -152,7 +170,12 @@ class Endpoint(ABC):
     """Its process; None before it is known, and for threads that of this process."""
 
     @abstractmethod
-    async def live(self, ready: Callable[[], None], hear: Callable[[int, Answer], None]) -> Death:
+    async def live(
+        self,
+        ready: Callable[[], None],
+        hear: Callable[[int, Answer], None],
+        lost: Callable[[Death], None] | None = None,
+    ) -> Death:
         """Start the worker and stay until it is gone.
 
         When cancelled, kills the worker and returns when it is gone.
@@ -160,11 +183,20 @@ class Endpoint(ABC):
         Args:
           ready: Called once, when calls can be posted.
           hear: Called with the generation and the answer of each call, as they come.
+          lost: May be called once, after the last answer, by one that has died and has to tidy
+            up before it returns.
         """
 
     @abstractmethod
     def post(
-        self, call: Call, slot: int, generation: int, serial: int, limit: float, since: int
+        self,
+        call: Call,
+        slot: int,
+        generation: int,
+        serial: int,
+        limit: float,
+        since: int,
+        left: float = math.inf,
     ) -> None:
         """Send a call.
 
@@ -178,6 +210,7 @@ class Endpoint(ABC):
           serial: The number of its request, for its name.
           limit: For how many seconds the function may run.
           since: When it was submitted, by `time.perf_counter_ns`.
+          left: For how many seconds from now somebody waits for it, as far as is known.
         """
 
     def peek(self, *, wait: bool) -> None:  # noqa: B027 - most have nothing to do
@@ -206,6 +239,22 @@ class Endpoint(ABC):
     @abstractmethod
     def close(self) -> None:
         """Ask an idle worker to end, so that `live` returns."""
+
+    def dump_stack(self) -> Callable[[], str | None]:
+        """Have the worker write down where its threads are, without waiting for that.
+
+        Returns:
+          What reads it, also soon after the worker's end; None if there is nothing to read, or yet.
+        """
+        return lambda: None
+
+    def vitals(self) -> Vitals | None:
+        """Say how its process is; None if nobody can say."""
+        return None
+
+    def memory(self) -> int | None:
+        """Say how many bytes its process holds that are not shared; None if nobody can say."""
+        return None
 
     def histograms(self) -> memoryview | None:
         """Return the worker's time counts: run, queue and total; None if nobody counts."""

@@ -43,11 +43,14 @@ class Ladder:
     _rung: Literal["word", "interrupt", "kill"] = attrs.field(default="word", init=False)
     due: float = attrs.field(init=False)
     """When to climb next."""
+    began: float = attrs.field(init=False)
+    """When the cancel word was set."""
 
     @classmethod
     def begin(cls, grace: float, now: float) -> Ladder:
         """Start at the first rung."""
         ladder = cls(grace)
+        ladder.began = now
         ladder._until = now + grace
         ladder.due = now + min(grace, NEVER_LOOKED_SECONDS)
         return ladder

@@ -51,6 +51,7 @@ class Options:
     strategy: StrategyName = "least-busy"
     task_timeout: float = math.inf
     queue_timeout: float = math.inf
+    stall_timeout: float = math.inf
     max_retries: int = 2
     max_queue: float = math.inf
     max_arena_bytes: float = 256 << 20
@@ -58,18 +59,30 @@ class Options:
     drain_timeout: float = math.inf
     progress_interval: float = 0.05
     name: str = "trioipc"
+    min_size: int | None = None
+    spare: int = 0
+    max_requests: float = math.inf
+    max_memory: float = math.inf
+    max_age: float = math.inf
 
     def __attrs_post_init__(self) -> None:
         count("size", self.size, 1, finite=True)
         one_of("strategy", self.strategy, STRATEGIES)
         seconds("task_timeout", self.task_timeout)
         seconds("queue_timeout", self.queue_timeout)
+        seconds("stall_timeout", self.stall_timeout)
         count("max_retries", self.max_retries, 0, finite=True)
         count("max_queue", self.max_queue, 0)
         count("max_arena_bytes", self.max_arena_bytes, 0)
         seconds("grace", self.grace)
         seconds("drain_timeout", self.drain_timeout)
         seconds("progress_interval", self.progress_interval)
+        if self.min_size is not None and count("min_size", self.min_size, 0) > self.size:
+            raise ValueError(f"min_size must be <= size, {self.size}, not {self.min_size}")
+        count("spare", self.spare, 0, finite=True)
+        count("max_requests", self.max_requests, 1)
+        count("max_memory", self.max_memory, 0)
+        seconds("max_age", self.max_age)
         if not isinstance(self.name, str):
             raise TypeError(f"name must be a str, not {type(self.name).__name__}")
 

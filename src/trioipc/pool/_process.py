@@ -9,6 +9,7 @@ How a process lives and dies is in `_host`.
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import pickle
@@ -49,6 +50,7 @@ from trioipc.pool._payload import (
 )
 from trioipc.pool._slot import set_cancel, set_limit, snapshot
 from trioipc.pool._store import Store
+from trioipc.pool._vitals import read_private_bytes, read_vitals
 from trioipc.pool._wires import Listener, ParentWires, hand_over, listen
 from trioipc.protocol._codec import (
     BESIDE,
@@ -76,7 +78,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Literal
 
-    from trioipc.pool._endpoint import Answer, Call
+    from trioipc.pool._endpoint import Answer, Call, Vitals
     from trioipc.pool._statistics import ArenaStatistics
 
 _READ_SIZE = 64 << 10
@@ -157,6 +159,7 @@ class ProcessEngine(Engine):
     kind: Literal["cpu", "io"] = "cpu"
     arena_bytes: float = 256 << 20
     places: int = attrs.field(init=False)
+    watched: bool = attrs.field(default=True, init=False)
     store: Store = attrs.field(init=False)
     # {function: its call without arguments, which is always the same}
     _functions: dict[Any, ProcessCall] = attrs.field(factory=dict, init=False)
@@ -273,7 +276,12 @@ class ProcessEndpoint(Endpoint):
     # -- life -------------------------------------------------------------------------------
 
     @enable_ki_protection
-    async def live(self, ready: Callable[[], None], hear: Callable[[int, Answer], None]) -> Death:
+    async def live(
+        self,
+        ready: Callable[[], None],
+        hear: Callable[[int, Answer], None],
+        lost: Callable[[Death], None] | None = None,
+    ) -> Death:
         """Host the process; see `Endpoint.live`."""
         self._ready, self._hear = ready, hear
         death = Death()
@@ -286,6 +294,9 @@ class ProcessEndpoint(Endpoint):
                     await self._host.dead.wait()
                     self._connected.set()
                     self._drain()
+                    if lost is not None and self._started.is_set():
+                        # To end trio-parallel's call takes milliseconds more.
+                        lost(Death(self._host.exitcode(), error or self._broken))
                     # One that could not start, or was closed, has something to say at its end.
                     await self._host.reap(at_once=self._started.is_set() and not self._closing)
                     nursery.cancel_scope.cancel()
@@ -468,7 +479,14 @@ class ProcessEndpoint(Endpoint):
         return not self._unheard
 
     def post(
-        self, call: Call, slot: int, generation: int, serial: int, limit: float, since: int
+        self,
+        call: Call,
+        slot: int,
+        generation: int,
+        serial: int,
+        limit: float,
+        since: int,
+        left: float = math.inf,
     ) -> None:
         """Send a call in one write, or leave the rest to the writer; see `Endpoint.post`."""
         assert type(call) is ProcessCall
@@ -477,7 +495,7 @@ class ProcessEndpoint(Endpoint):
             return
         body = call.lend(beside) if call.flags & BESIDE else call.body
         cells = self._slots[slot]
-        set_limit(cells, limit)
+        set_limit(cells, limit, left)
         cells[SUBMITTED_AT] = since
         self._last = cells, generation << 2 | OVER
         self._unheard += 1
@@ -592,6 +610,14 @@ class ProcessEndpoint(Endpoint):
     def look(self, slot: int, generation: int) -> Snapshot:
         """Read a slot; see `Endpoint.look`."""
         return snapshot(self._slots[slot], generation)
+
+    def vitals(self) -> Vitals | None:
+        """Ask the machine how the process is."""
+        return None if self.pid is None else read_vitals(self.pid)
+
+    def memory(self) -> int | None:
+        """Ask the machine how much the process holds."""
+        return None if self.pid is None else read_private_bytes(self.pid)
 
     def histograms(self) -> memoryview:
         """Return the worker's time counts."""

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from trioipc.memory.state import SharedCancellation
     from trioipc.pool._endpoint import Answer, Call, Snapshot
     from trioipc.pool._ladder import Ladder
+    from trioipc.pool._stall import StallClock
     from trioipc.pool._worker import Worker
     from trioipc.protocol._lifecycle import RequestEvent, RequestState
     from trioipc.protocol._messages import Priority
@@ -58,6 +59,9 @@ if TYPE_CHECKING:
             """Send it down the ladder."""
 
 
+# Why a worker that did nothing wrong by itself may be killed while it runs a request.
+_CONDEMNED = ("stopped", "silent")
+
 T_co = TypeVar("T_co", covariant=True)
 
 
@@ -69,6 +73,7 @@ class Terms:
     timeout: float = math.inf
     queue_timeout: float = math.inf
     total_timeout: float = math.inf
+    stall_timeout: float = math.inf
     priority: Priority = "normal"
     cancellation: SharedCancellation | None = None
     retries: int = 0
@@ -77,7 +82,7 @@ class Terms:
     """Whether it has a clock or a flag at all."""
 
     def __attrs_post_init__(self) -> None:
-        limit = min(self.timeout, self.queue_timeout, self.total_timeout)
+        limit = min(self.timeout, self.queue_timeout, self.total_timeout, self.stall_timeout)
         object.__setattr__(self, "guarded", limit < math.inf or self.cancellation is not None)
 
 
@@ -104,6 +109,10 @@ class PoolRequest(Generic[T_co]):
     _expires: float = math.inf  # the clock "total"
     _queue_expires: float = math.inf
     _posted_at: float = math.inf
+    _deadline: float = math.inf  # of the scopes around the call, when it was made
+    _stall: StallClock | None = None
+    # Reads where its worker was when that clock ran out.
+    _read_stack: Callable[[], str | None] | None = None
 
     # Whether it is to end early, for any of the reasons below.
     _stopped: bool = False
@@ -290,6 +299,11 @@ class PoolRequest(Generic[T_co]):
         if self._channel is not None and snapshot is not None and snapshot.started:
             self._channel.publish(snapshot, max(self._attempts, 1))
 
+    def _take_stack(self) -> None:
+        """Keep what its worker has written about where it stood still."""
+        if self._read_stack is not None and isinstance(self._cause, RequestTimeoutError):
+            self._cause.stack = self._cause.stack or self._read_stack()
+
     # -- the end, in the caller's task --------------------------------------------------------
 
     def _give(self) -> Any:
@@ -405,7 +419,13 @@ class PoolRequest(Generic[T_co]):
             parts.append(f"{self._seconds:.3f} s after it was taken up")
         error.add_note("trioipc: " + ", ".join(parts))
 
-    def _crash(self, exitcode: int | None, snapshot: Snapshot, why: BaseException | None) -> None:
+    def _crash(
+        self,
+        exitcode: int | None,
+        snapshot: Snapshot,
+        why: BaseException | None,
+        reason: str | None = None,
+    ) -> None:
         """Note that a worker died while it ran this."""
         how = "for an unknown reason" if exitcode is None else f"with exit code {exitcode}"
         error = WorkerCrashedError(
@@ -417,7 +437,9 @@ class PoolRequest(Generic[T_co]):
             attempts=self._attempts,
             seconds_running=snapshot.seconds,
         )
-        if error.signal is not None:
+        if reason in _CONDEMNED:
+            error.args = (f"the worker that ran {self.id} was {reason}, and was killed",)
+        elif error.signal is not None:
             error.args = (f"the worker that ran {self.id} was killed by {error.signal.name}",)
         error.__cause__ = why
         self._seconds = snapshot.seconds

@@ -66,6 +66,8 @@ class Scheduler(Generic[R, W]):
     # Requests with places and places in all, so that "is one free?" costs nothing.
     _held: int = attrs.field(default=0, init=False)
     _places: int = attrs.field(default=0, init=False)
+    # The most that had places since somebody asked.
+    _peak: int = attrs.field(default=0, init=False)
 
     def __attrs_post_init__(self) -> None:
         if self._strategy not in STRATEGIES:
@@ -86,6 +88,16 @@ class Scheduler(Generic[R, W]):
     def held(self) -> int:
         """How many requests have a place."""
         return self._held
+
+    @property
+    def workers(self) -> int:
+        """How many workers it may give something to."""
+        return len(self._desks)
+
+    def take_peak(self) -> int:
+        """Return the most requests that had a place at a time since this was last called."""
+        peak, self._peak = self._peak, self._held
+        return peak
 
     def is_full(self) -> bool:
         """Say whether one more request would have to be refused."""
@@ -159,6 +171,8 @@ class Scheduler(Generic[R, W]):
         desk.turn = self._turn
         desk.held += 1
         self._held += 1
+        if self._held > self._peak:
+            self._peak = self._held
         return worker
 
     def _choose(self) -> tuple[W, _Desk]:

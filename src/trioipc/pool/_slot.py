@@ -7,6 +7,7 @@ import time
 
 from trioipc.memory._board import (
     CANCEL,
+    DEADLINE,
     DEFAULT_TOTAL,
     DONE,
     LIMIT,
@@ -22,12 +23,19 @@ from trioipc.memory._board import (
 )
 from trioipc.pool._endpoint import Snapshot
 
+# A century: what is more than this would not fit into a cell as nanoseconds.
+_FOR_EVER = 100 * 365 * 86400.0
+
 _NOT_STARTED = Snapshot(started=False)
 
 
-def set_limit(cells: memoryview, seconds: float) -> None:
-    """Say how long the function may run."""
+def set_limit(cells: memoryview, seconds: float, left: float) -> None:
+    """Say how long the function may run, and how long from now somebody waits for it."""
     cells[LIMIT] = 0 if seconds == math.inf else max(1, int(seconds * 1e9))
+    if left < _FOR_EVER:
+        cells[DEADLINE] = time.perf_counter_ns() + int(max(0.0, left) * 1e9)
+    elif cells[DEADLINE]:  # the worker writes to that cache line: to look at it costs less
+        cells[DEADLINE] = 0
 
 
 def set_cancel(cells: memoryview, generation: int, reason: str | None) -> None:

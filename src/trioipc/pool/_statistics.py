@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, final
 
 import attrs
 
-from trioipc.memory._board import HISTOGRAM, HISTOGRAM_MAXIMUM, HISTOGRAMS, QUEUE, RUN, WHOLE
+from trioipc.memory._board import HISTOGRAM, HISTOGRAM_MAXIMUM, HISTOGRAMS, QUEUE, RUN, WHOLE, count
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from trioipc.pool._breaker import CircuitState
     from trioipc.protocol._lifecycle import WorkerState
 
 
@@ -101,7 +102,10 @@ class PoolStatistics:
     """Those that were cancelled."""
 
     restarts: dict[str, int]
-    """How many workers were replaced because they ``"crashed"``, were ``"interrupted"``, ..."""
+    """How many workers were replaced, by reason: they ``"crashed"``, were ``"interrupted"`` or
+    ``"killed"`` to end a request, were found ``"stopped"``, or ``"silent"``: holding requests that
+    they did not begin, and using no processor. Or as planned, by ``"max_requests"``,
+    ``"max_memory"`` or ``"max_age"``."""
 
     queue_time: Histogram
     """From submission until a worker took the request up."""
@@ -117,6 +121,15 @@ class PoolStatistics:
 
     arena: ArenaStatistics | None = None
     """The shared memory that payloads travel in; None for threads, which need none."""
+
+    cancel_time: dict[str, Histogram] = attrs.field(factory=dict)
+    """From the cancel, or the end of a clock, until the request ended; by the rung that ended it,
+    ``"queue"`` if it had been sent but not begun, ``"checkpoint"``, ``"interrupt"`` or ``"kill"``.
+    Rungs that ended none are not there, nor are requests that no worker had been sent."""
+
+    circuit: CircuitState = "closed"
+    """Whether workers can be started: ``"closed"`` if so; ``"open"`` after many in a row came to
+    nothing, when no more is tried for up to 10 seconds; ``"half-open"`` while one is tried."""
 
 
 class TimeCounts:
@@ -139,6 +152,23 @@ class TimeCounts:
             _histogram(counts, RUN),
             _histogram(counts, WHOLE),
         )
+
+
+class LadderTimes:
+    """How long it took to end requests that were cancelled."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, memoryview] = {}  # {rung: a histogram}
+
+    def add(self, rung: str, seconds: float) -> None:
+        """Count one that a rung has ended."""
+        if rung not in self._counts:
+            self._counts[rung] = memoryview(bytearray(HISTOGRAM * 8)).cast("Q")
+        count(self._counts[rung], 0, int(seconds * 1e9))
+
+    def histograms(self) -> dict[str, Histogram]:
+        """Return the times by rung."""
+        return {rung: _histogram(cells.tolist(), 0) for rung, cells in self._counts.items()}
 
 
 def _sum(counts: list[int], cells: memoryview) -> list[int]:

@@ -7,6 +7,7 @@ context variables of the one that starts it, and those of a caller are none of a
 from __future__ import annotations
 
 import functools
+import math
 from typing import TYPE_CHECKING, final
 
 import attrs
@@ -14,31 +15,46 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from trioipc._errors import WorkerStartError
+from trioipc.pool._breaker import Breaker
+from trioipc.pool._health import TICK_SECONDS, counted
+from trioipc.pool._recycling import Shrinking
 from trioipc.pool._worker import Worker
 
 if TYPE_CHECKING:
+    from trioipc.pool._breaker import CircuitState
     from trioipc.pool._dispatch import Dispatcher
+    from trioipc.pool._endpoint import Death
     from trioipc.pool._request import PoolRequest
 
 
-# What fails to start is tried again, for it may be the machine that is short of something, but less
-# and less often: each try costs a process.
-_FIRST_PAUSE = 0.1
-_LONGEST_PAUSE = 10.0
+# Those that are leaving are processes too, for as long as their interpreters take to end; if many
+# do so at once, replacements wait until no more than this many are too many.
+_SURPLUS = 2
 
 
-def wanted(*, size: int, target: int, alive: int, starting: int, waiting: int) -> int:
+def wanted(
+    *,
+    size: int,
+    target: int,
+    alive: int,
+    starting: int,
+    waiting: int,
+    benched: int = 0,
+    spare: int = 0,
+) -> int:
     """Say how many workers to start now.
 
     Args:
-      size: The most there may be.
+      size: The most there may be, without spares.
       target: How many are to be kept, whatever waits.
-      alive: How many there are that take requests, those that start included.
+      alive: How many there are, those that are leaving excepted.
       starting: How many of those are not ready yet.
       waiting: How many requests wait for a worker.
+      benched: How many of those alive are ready, but are given nothing yet.
+      spare: How many there are to be beyond those that are given something.
     """
-    for_requests = max(0, waiting - starting)
-    return max(0, min(size, max(target, alive + for_requests)) - alive)
+    in_use = alive - starting - benched
+    return max(0, min(size, max(target, in_use + waiting)) + spare - alive)
 
 
 @final
@@ -51,8 +67,8 @@ class Supervisor:
     """
 
     _dispatcher: Dispatcher
-    # How many are kept: as many as were ever wanted.
-    _target: int = attrs.field(default=0, init=False)
+    # How many are kept though nobody needs them; None to keep all that there ever were.
+    _least: int | None = None
     _demand: trio.Event = attrs.field(factory=trio.Event, init=False)
     # Set when a worker is ready, or cannot be; then made anew.
     _news: trio.Event = attrs.field(factory=trio.Event, init=False)
@@ -60,12 +76,36 @@ class Supervisor:
     _failures: int = attrs.field(default=0, init=False)
     _failure: WorkerStartError | None = attrs.field(default=None, init=False)
     _closing: bool = attrs.field(default=False, init=False)
-    # Seconds before another start, since the last ones failed.
-    _pause: float = attrs.field(default=0.0, init=False)
+    _breaker: Breaker = attrs.field(factory=Breaker, init=False)
 
     def look(self) -> None:
         """Have it decided anew how many workers there should be."""
+        if self.circuit() == "open":
+            self._dispatcher.start_failed(self._refusal())
         self._demand.set()
+
+    def circuit(self) -> CircuitState:
+        """Say whether workers can be started."""
+        breaker = self._breaker
+        if breaker.useless and any(
+            w.answered and w.started is not None and w.started > breaker.wasted_at
+            for w in self._dispatcher.workers
+        ):
+            breaker.proved()
+        return breaker.state(trio.current_time())
+
+    def _refusal(self) -> WorkerStartError:
+        """Make the error of one who would have to wait until the circuit closes."""
+        breaker = self._breaker
+        seconds = breaker.pause(trio.current_time())
+        what = (
+            f"{breaker.failures} starts in a row have failed, the last one with: {self._failure}"
+            if breaker.failures
+            else f"{breaker.useless} workers in a row have died before they began anything"
+        )
+        error = WorkerStartError(f"{what} (the next one is tried in {seconds:.1f} s)")
+        error.__cause__ = self._failure if breaker.failures else None
+        return error
 
     def close(self) -> None:
         """Start nothing more."""
@@ -76,28 +116,43 @@ class Supervisor:
     async def run(self, nursery: trio.Nursery) -> None:
         """Start workers in ``nursery`` until cancelled."""
         while True:
+            self._dispatcher.fill()
             for _ in range(self._missing()):
                 worker: Worker[PoolRequest[object]] = Worker(self._dispatcher.engine.endpoint())
                 self._dispatcher.add(worker)
                 nursery.start_soon(self._host, worker)
             self._demand = trio.Event()
             await self._demand.wait()
-            await trio.sleep(self._pause)
+            while (pause := self._breaker.pause(trio.current_time())) > 0:
+                with trio.move_on_after(pause):
+                    await self._news.wait()  # one that is ready may end the pause
 
     def _missing(self) -> int:
         if self._closing:
             return 0
-        alive = [w for w in self._dispatcher.workers if w.state != "leaving"]
+        dispatcher = self._dispatcher
+        alive = [w for w in dispatcher.workers if w.state != "leaving"]
+        starting = sum(w.state == "starting" for w in alive)
+        # Who waits for room in the queue waits for a worker, too.
+        waiting = dispatcher.scheduler.waiting + len(dispatcher.room)
+        team = dispatcher.scheduler.workers
+        if dispatcher.target:  # somebody has wanted one
+            dispatcher.target = max(dispatcher.target, self._least or 0)
+        dispatcher.target = min(dispatcher.size, max(dispatcher.target, team + waiting))
         missing = wanted(
-            size=self._dispatcher.size,
-            target=self._target,
+            size=dispatcher.size,
+            target=dispatcher.target,
             alive=len(alive),
-            starting=sum(w.state == "starting" for w in alive),
-            # Who waits for room in the queue waits for a worker, too.
-            waiting=self._dispatcher.scheduler.waiting + len(self._dispatcher.room),
+            starting=starting,
+            waiting=waiting,
+            benched=len(dispatcher.bench),
+            # None before the first one is wanted.
+            spare=dispatcher.spare + dispatcher.due if dispatcher.target else 0,
         )
-        self._target = max(self._target, len(alive) + missing)
-        return missing
+        if self.circuit() == "half-open":
+            missing = min(missing, 1 - min(starting, 1))
+        most = dispatcher.size + dispatcher.spare + _SURPLUS
+        return max(0, min(missing, most - len(dispatcher.workers)))
 
     @enable_ki_protection
     async def _host(self, worker: Worker[PoolRequest[object]]) -> None:
@@ -105,24 +160,89 @@ class Supervisor:
         dispatcher = self._dispatcher
 
         def ready() -> None:
-            self._pause = 0.0
+            self._breaker.ready()
             dispatcher.ready(worker)
             self._tell()
 
-        death = await worker.endpoint.live(ready, functools.partial(dispatcher.answered, worker))
+        hear = functools.partial(dispatcher.answered, worker)
+        self._mourn(
+            worker,
+            await worker.endpoint.live(ready, hear, functools.partial(self._mourn, worker)),
+        )
+
+    def _mourn(self, worker: Worker[PoolRequest[object]], death: Death) -> None:
+        """Take in that a worker is dead, which may be said twice."""
+        dispatcher, breaker = self._dispatcher, self._breaker
+        if worker.state == "gone":
+            return
+        now = trio.current_time()
         failed = worker.state == "starting" and not self._closing
         if failed:
             self._failures += 1
             self._failure = _start_error(death.error)
-            self._pause = min(max(_FIRST_PAUSE, 2 * self._pause), _LONGEST_PAUSE)
+            breaker.failed(now)
             # Not again before somebody asks: else a worker that cannot start starts for ever.
-            self._target = max(1, sum(w.state != "starting" for w in dispatcher.workers))
-            if self._target == 1 and len(dispatcher.workers) == 1:
-                self._target = 0
+            dispatcher.target = min(dispatcher.target, max(1, dispatcher.scheduler.workers))
+            if dispatcher.target == 1 and len(dispatcher.workers) == 1:
+                dispatcher.target = 0
+        elif worker.answered or dispatcher.has_begun(worker):
+            breaker.proved()
+        elif worker.reason is None:
+            breaker.wasted(now)
         dispatcher.gone(worker, death)
         if failed and self._failure is not None:
             dispatcher.start_failed(self._failure)
         self._tell()
+
+    @enable_ki_protection
+    async def watch(self) -> None:
+        """Look at all workers once a second, until cancelled: the health tick."""
+        dispatcher = self._dispatcher
+        ages = dispatcher.limits.max_age != math.inf or dispatcher.limits.max_memory != math.inf
+        if not (dispatcher.engine.watched or ages or self._least is not None):
+            return
+        last = trio.current_time()
+        shrinking = Shrinking(last)
+        while True:
+            await trio.sleep(TICK_SECONDS)
+            now = trio.current_time()
+            self._tick(now, counted(now - last))
+            if self._least is not None:
+                self._shrink(shrinking, now, self._least)
+            last = now
+
+    def _tick(self, now: float, elapsed: float) -> None:
+        for worker in [*self._dispatcher.workers]:
+            if worker.state != "starting":  # that has a timeout of its own
+                self._feel(worker, elapsed)
+            if worker.state in ("idle", "busy"):
+                self._dispatcher.judge(worker, now)
+
+    def _shrink(self, shrinking: Shrinking, now: float, least: int) -> None:
+        """Let go of those that nobody has needed for a while."""
+        scheduler, places = self._dispatcher.scheduler, self._dispatcher.engine.places
+        team = scheduler.workers
+        surplus = shrinking.surplus(now, scheduler.take_peak(), team, places, least)
+        if surplus:
+            self._dispatcher.shrink(team - surplus)
+
+    async def resize(self, size: int) -> None:
+        """Have no more than ``size`` workers; wait until those that are too many are gone."""
+        self._dispatcher.size = size
+        leaving = self._dispatcher.shrink(size)
+        self.look()
+        while any(worker in self._dispatcher.workers for worker in leaving):
+            await self._news.wait()
+
+    def _feel(self, worker: Worker[PoolRequest[object]], elapsed: float) -> None:
+        """End a worker that is stopped or silent; what it holds is retried, or crashed."""
+        vitals = worker.endpoint.vitals()
+        if vitals is None:
+            return
+        wrong = worker.pulse.feel(vitals, elapsed, owes=self._dispatcher.owes(worker))
+        if wrong is not None:
+            worker.reason = wrong
+            worker.endpoint.kill()
 
     def _tell(self) -> None:
         self._news.set()
@@ -136,14 +256,22 @@ class Supervisor:
           trio.ClosedResourceError: if the pool is left meanwhile.
         """
         failures = self._failures
-        self._target = max(self._target, number)
+        if self._ready() < number and self.circuit() == "open":
+            raise self._refusal()
+        self._dispatcher.target = max(self._dispatcher.target, number)
         self.look()
         while self._ready() < number:
-            if self._failures != failures and self._failure is not None:
+            failed = self._failures != failures and not self._may_be(number)
+            if failed and self._failure is not None:
                 raise self._failure
             if self._closing:
                 raise trio.ClosedResourceError("the pool was left before its workers were ready")
             await self._news.wait()
+
+    def _may_be(self, number: int) -> bool:
+        """Say whether ``number`` workers may be ready without one more start."""
+        starting = sum(w.state == "starting" for w in self._dispatcher.workers)
+        return self._ready() + starting >= number
 
     def _ready(self) -> int:
         return sum(w.state in ("idle", "busy") for w in self._dispatcher.workers)

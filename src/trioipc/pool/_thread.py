@@ -6,6 +6,7 @@ never abandoned.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from typing import TYPE_CHECKING, final
@@ -138,7 +139,12 @@ class ThreadEndpoint(Endpoint):
         self._limiter = trio.CapacityLimiter(1)
 
     @enable_ki_protection
-    async def live(self, ready: Callable[[], None], hear: Callable[[int, Answer], None]) -> Death:
+    async def live(
+        self,
+        ready: Callable[[], None],
+        hear: Callable[[int, Answer], None],
+        lost: Callable[[Death], None] | None = None,
+    ) -> Death:
         """Run calls until closed; see `Endpoint.live`."""
         with trio.CancelScope(shield=True):
             try:
@@ -185,11 +191,18 @@ class ThreadEndpoint(Endpoint):
                 count(cells, SLOT + which * HISTOGRAM, end - begin)
 
     def post(
-        self, call: Call, slot: int, generation: int, serial: int, limit: float, since: int
+        self,
+        call: Call,
+        slot: int,
+        generation: int,
+        serial: int,
+        limit: float,
+        since: int,
+        left: float = math.inf,
     ) -> None:
         """Hand a call to the thread; see `Endpoint.post`."""
         assert isinstance(call, ThreadCall)
-        set_limit(self._cells, limit)
+        set_limit(self._cells, limit, left)
         self._calls.send_nowait((call, generation, serial, since))
 
     def cancel(self, slot: int, generation: int, reason: str | None) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, final
 
 import attrs
 
+from trioipc.pool._health import Pulse
+from trioipc.pool._recycling import Service
 from trioipc.pool._statistics import WorkerInfo
 from trioipc.protocol._lifecycle import WORKER
 
@@ -37,6 +40,10 @@ class Worker(Generic[R]):
     slots: list[int] = attrs.field(factory=list, init=False)
     answered: int = attrs.field(default=0, init=False)
     started: float | None = attrs.field(default=None, init=False)
+    # After how many answers its service is to be looked at.
+    notice: float = attrs.field(default=math.inf, init=False)
+    service: Service = attrs.field(factory=Service, init=False)
+    pulse: Pulse = attrs.field(factory=Pulse, init=False)
     # Why it is leaving, for the statistics.
     reason: str | None = attrs.field(default=None, init=False)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, TypeVarTuple
 
 import trio
 from outcome import Error, Outcome, capture
+from trio import current_effective_deadline
 from trio.lowlevel import (
     checkpoint_if_cancelled,
     current_task,
@@ -33,6 +34,7 @@ from trioipc.pool._dispatch import Dispatcher
 from trioipc.pool._options import Options, count, module_names, one_of, seconds
 from trioipc.pool._process import ProcessEngine, refuse_nested
 from trioipc.pool._progress import Sampler
+from trioipc.pool._recycling import Limits
 from trioipc.pool._request import PoolRequest, Terms
 from trioipc.pool._scheduler import Scheduler, StrategyName
 from trioipc.pool._statistics import PoolStatistics, WorkerInfo
@@ -82,12 +84,15 @@ class WorkerPool:
             options.size,
             self._check_run,
         )
-        self._supervisor = Supervisor(self._dispatcher)
+        self._supervisor = Supervisor(self._dispatcher, options.min_size)
         self._dispatcher.on_demand = self._supervisor.look
+        self._dispatcher.spare = options.spare
+        self._dispatcher.limits = Limits(options.max_requests, options.max_memory, options.max_age)
         self._options = options
         self._usual = Terms(
             timeout=options.task_timeout,
             queue_timeout=options.queue_timeout,
+            stall_timeout=options.stall_timeout,
             grace=options.grace,
         )
         self._token = trio.lowlevel.current_trio_token()
@@ -98,7 +103,7 @@ class WorkerPool:
     def __repr__(self) -> str:
         workers = self._dispatcher.workers
         busy = sum(bool(worker.held) for worker in workers)
-        waiting = self._dispatcher.scheduler.waiting
+        waiting = self._dispatcher.waiting
         closed = "" if self._open else ", closed"
         return f"<WorkerPool: {busy} busy, {len(workers) - busy} idle, {waiting} waiting{closed}>"
 
@@ -172,6 +177,7 @@ class WorkerPool:
                 else seconds("queue_timeout", queue_timeout)
             ),
             total_timeout=total_timeout,
+            stall_timeout=options.stall_timeout,
             priority=one_of("priority", priority, PRIORITIES),
             cancellation=cancellation,
             retries=max_retries if idempotent else 0,
@@ -225,7 +231,8 @@ class WorkerPool:
         Cancellation: a checkpoint. If cancelled, nothing was returned, and the worker is idle
         again or being replaced.
         """
-        await checkpoint_if_cancelled()
+        if (deadline := current_effective_deadline()) == -math.inf:
+            await checkpoint_if_cancelled()
         self._check_home()
         terms = self._terms(
             fn, timeout, queue_timeout, priority, cancellation, max_retries, idempotent, grace
@@ -235,6 +242,8 @@ class WorkerPool:
             self._check_home()
         call = self._prepare(fn, args)
         request: PoolRequest[T] = PoolRequest(self._dispatcher, fn, call, terms)
+        if deadline != math.inf:
+            request._deadline = deadline
         return await self._perform(request, on_progress)
 
     def _prepare(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> Call:
@@ -317,7 +326,8 @@ class WorkerPool:
 
         Cancellation: as `run`, when the block is left.
         """
-        await checkpoint_if_cancelled()
+        if (deadline := current_effective_deadline()) == -math.inf:
+            await checkpoint_if_cancelled()
         self._check_home()
         terms = self._terms(
             fn, timeout, queue_timeout, priority, cancellation, max_retries, idempotent, grace
@@ -326,6 +336,7 @@ class WorkerPool:
             terms = await wait_for_room(self._dispatcher, fn, terms)
             self._check_home()
         request: PoolRequest[T] = PoolRequest(self._dispatcher, fn, self._prepare(fn, args), terms)
+        request._deadline = deadline
         request._over = trio.Event()
         request._wants_progress = True
         self._dispatcher.submit(request)
@@ -404,6 +415,7 @@ class WorkerPool:
         request: PoolRequest[object] = PoolRequest(
             self._dispatcher, registry.perform, call, terms, message.id or None
         )
+        request._deadline = current_effective_deadline()
         if started is not None:
             started(request)
         return await self._perform(request, on_progress)
@@ -433,7 +445,27 @@ class WorkerPool:
         """
         await checkpoint_if_cancelled()
         self._check_home()
-        await self._supervisor.wait_ready(self._options.size)
+        await self._supervisor.wait_ready(self._dispatcher.size)
+        await trio.lowlevel.checkpoint()
+
+    @enable_ki_protection
+    async def resize(self, size: int) -> None:
+        """Have ``size`` workers at most from now on.
+
+        More start when they are wanted. If there are too many, those with nothing to do leave,
+        then others, as soon as what they hold has ended; this waits until they are gone.
+
+        Args:
+          size: At least 1.
+
+        Raises:
+          ValueError, TypeError: if it is not.
+
+        Cancellation: a checkpoint; the size stays as it was said, and those that leave, leave.
+        """
+        await checkpoint_if_cancelled()
+        self._check_home()
+        await self._supervisor.resize(int(count("size", size, 1, finite=True)))
         await trio.lowlevel.checkpoint()
 
     @enable_ki_protection
@@ -458,9 +490,9 @@ class WorkerPool:
         living = [w.endpoint.histograms() for w in dispatcher.workers]
         queue, run, total = dispatcher.times.histograms(h for h in living if h is not None)
         return PoolStatistics(
-            pool_size=self._options.size,
+            pool_size=dispatcher.size,
             busy_workers=sum(bool(worker.held) for worker in dispatcher.workers),
-            queued_tasks=dispatcher.scheduler.waiting,
+            queued_tasks=dispatcher.waiting,
             total_tasks_processed=dispatcher.ended,
             total_errors=dispatcher.errors,
             total_cancelled=dispatcher.cancelled,
@@ -470,6 +502,8 @@ class WorkerPool:
             total_time=total,
             workers=self.workers,
             arena=dispatcher.engine.memory(),
+            cancel_time=dispatcher.ladders.histograms(),
+            circuit=self._supervisor.circuit(),
         )
 
     @property
@@ -485,7 +519,7 @@ class WorkerPool:
         self._open = False
         dispatcher.closed = True
         dispatcher.room.unpark_all()
-        if dispatcher.scheduler.held or dispatcher.scheduler.waiting:
+        if dispatcher.busy:
             with trio.move_on_after(self._options.drain_timeout):
                 await dispatcher.quiet.wait()
 
@@ -512,6 +546,7 @@ class WorkerPool:
         with trio.CancelScope(shield=True):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._supervisor.run, nursery)
+                nursery.start_soon(self._supervisor.watch)
                 nursery.start_soon(self._dispatcher.run_timer)
                 nursery.start_soon(self._dispatcher.sampler.run)
                 nursery.start_soon(self._dispatcher.engine.tend)
@@ -595,6 +630,7 @@ async def open_worker_pool(
     task_timeout: float = math.inf,
     queue_timeout: float = math.inf,
     start_timeout: float = 30.0,
+    stall_timeout: float = math.inf,
     max_retries: int = 2,
     max_queue: float = math.inf,
     max_arena_bytes: float = 256 << 20,
@@ -602,6 +638,11 @@ async def open_worker_pool(
     drain_timeout: float = math.inf,
     progress_interval: float = 0.05,
     name: str = "trioipc",
+    min_size: int | None = None,
+    spare: int = 0,
+    max_requests: float = math.inf,
+    max_memory: float = math.inf,
+    max_age: float = math.inf,
 ) -> AsyncIterator[WorkerPool]:
     """Open a pool of workers for as long as the block lasts.
 
@@ -619,6 +660,9 @@ async def open_worker_pool(
       task_timeout: Seconds that a request may run.
       queue_timeout: Seconds that it may wait before that.
       start_timeout: Seconds that a worker has to get ready.
+      stall_timeout: Seconds that a function may neither write progress or a phase nor look whether
+        it is cancelled; what stands still longer is ended, at the latest a fifth, or two seconds,
+        after that.
       max_retries: How often an idempotent request is tried again after a crash.
       max_queue: How many requests may wait; callers beyond that wait for room first.
       max_arena_bytes: How many bytes of shared memory are kept warm for payloads. Calls that find
@@ -628,6 +672,14 @@ async def open_worker_pool(
       drain_timeout: Seconds that leaving waits for requests.
       progress_interval: Seconds between two progress values of a request.
       name: The first half of each request's id.
+      min_size: How many workers are started at once and stay; more than that end when nobody has
+        needed them for a minute. None to start one, and keep all that were ever needed.
+      spare: How many workers are kept ready beyond those in use, so that neither one that has died
+        nor one more that is wanted costs anybody a start.
+      max_requests: How many requests a worker answers before another takes its place.
+      max_memory: How many bytes it may hold more than when it was ready, shared memory apart,
+        before another takes its place; known on Linux only.
+      max_age: For how many seconds it serves, less up to a tenth by chance, before another does.
 
     Raises:
       WorkerStartError: if no worker can be started, or a module not be loaded.
@@ -640,6 +692,7 @@ async def open_worker_pool(
         strategy=strategy,
         task_timeout=task_timeout,
         queue_timeout=queue_timeout,
+        stall_timeout=stall_timeout,
         max_retries=max_retries,
         max_queue=max_queue,
         max_arena_bytes=max_arena_bytes,
@@ -647,6 +700,11 @@ async def open_worker_pool(
         drain_timeout=drain_timeout,
         progress_interval=progress_interval,
         name=name,
+        min_size=min_size,
+        spare=spare,
+        max_requests=max_requests,
+        max_memory=max_memory,
+        max_age=max_age,
     )
     names = module_names(modules)
     limit = seconds("start_timeout", start_timeout)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, final
 from trioipc._errors import RequestInterrupt
 from trioipc.memory._board import (
     CANCEL,
+    DEADLINE,
     DONE,
     LIMIT,
     PHASE,
@@ -109,11 +110,16 @@ class CurrentRequest:
             raise RequestInterrupt
 
     def time_left(self) -> float:
-        """Return how many seconds the request's run timeout leaves; `math.inf` without one."""
-        limit = self._cells[LIMIT]
-        if not limit:
-            return math.inf
-        return float(self._cells[STARTED_AT] + limit - time.perf_counter_ns()) / 1e9
+        """Return how many seconds are left for this; `math.inf` if nothing limits it.
+
+        What limits it is the request's own clocks and the cancel scopes around the call. Those are
+        known as they were when it was made: only `checkpoint` knows whether it is to end.
+        """
+        limit, deadline = self._cells[LIMIT], self._cells[DEADLINE]
+        end = self._cells[STARTED_AT] + limit if limit else math.inf
+        if deadline:
+            end = min(end, deadline)
+        return (end - time.perf_counter_ns()) / 1e9
 
     def set_phase(self, text: str) -> None:
         """Say what is going on; it travels with the progress and stands in crash errors.
