@@ -168,6 +168,8 @@ async def open_worker_bridge(
     drain_timeout: float = math.inf,
     progress_interval: float = 0.05,
     name: str = "trioipc",
+    memory_limit: float = math.inf,
+    scrub_environment: bool = False,
 ) -> AsyncIterator[WorkerBridge]:
     """Open workers that encrypt, decrypt and hash.
 
@@ -193,6 +195,8 @@ async def open_worker_bridge(
       drain_timeout: Seconds that the block waits at its end for what is still under way.
       progress_interval: Seconds between two progress values, at least.
       name: What the workers are called.
+      memory_limit: How many bytes of private memory a worker may have.
+      scrub_environment: Whether workers forget most of their environment.
 
     Yields:
       The bridge.
@@ -220,6 +224,8 @@ async def open_worker_bridge(
         "drain_timeout": drain_timeout,
         "progress_interval": progress_interval,
         "name": name,
+        "memory_limit": memory_limit,
+        "scrub_environment": scrub_environment,
     }
     async with AsyncExitStack() as stack:
         home = await open_home(stack, size, kind, reason, fallback, options)

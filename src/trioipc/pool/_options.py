@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
+# A worker takes 20 MiB before it does anything.
+LEAST_MEMORY = 32 << 20
+
+
 def seconds(name: str, value: object) -> float:
     """Return ``value``, a number of seconds >= 0."""
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -58,6 +62,8 @@ class Options:
     drain_timeout: float = math.inf
     progress_interval: float = 0.05
     name: str = "trioipc"
+    memory_limit: float = math.inf
+    scrub_environment: bool = False
 
     def __attrs_post_init__(self) -> None:
         count("size", self.size, 1, finite=True)
@@ -70,6 +76,10 @@ class Options:
         seconds("grace", self.grace)
         seconds("drain_timeout", self.drain_timeout)
         seconds("progress_interval", self.progress_interval)
+        count("memory_limit", self.memory_limit, LEAST_MEMORY)
+        if not isinstance(self.scrub_environment, bool):
+            kind = type(self.scrub_environment).__name__
+            raise TypeError(f"scrub_environment must be a bool, not {kind}")
         if not isinstance(self.name, str):
             raise TypeError(f"name must be a str, not {type(self.name).__name__}")
 

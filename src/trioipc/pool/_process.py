@@ -9,6 +9,7 @@ How a process lives and dies is in `_host`.
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import pickle
@@ -148,6 +149,8 @@ class ProcessEngine(Engine):
       start_timeout: Seconds until a worker that is not ready has failed.
       kind: ``"cpu"`` or ``"io"``.
       arena_bytes: How much shared memory for payloads is kept.
+      memory_limit: How many bytes of private memory a worker may have.
+      scrub_environment: Whether workers forget most of their environment.
     """
 
     name: str
@@ -155,6 +158,8 @@ class ProcessEngine(Engine):
     start_timeout: float = START_TIMEOUT
     kind: Literal["cpu", "io"] = "cpu"
     arena_bytes: float = 256 << 20
+    memory_limit: float = math.inf
+    scrub_environment: bool = False
     places: int = attrs.field(init=False)
     store: Store = attrs.field(init=False)
     # {function: its call without arguments, which is always the same}
@@ -315,17 +320,20 @@ class ProcessEndpoint(Endpoint):
         return None
 
     def _ticket(self, listener: Listener) -> Ticket:
+        engine = self._engine
         return Ticket(
             address=listener.address,
             token=listener.token,
             version=__version__,
             protocol=VERSION,
-            kind=self._engine.kind,
-            name=self._engine.name,
-            modules=self._engine.modules,
-            slots=self._engine.places,
-            board_bytes=board_bytes(self._engine.places),
-            timeout=min(self._engine.start_timeout, _HANDSHAKE_SECONDS),
+            kind=engine.kind,
+            name=engine.name,
+            modules=engine.modules,
+            slots=engine.places,
+            board_bytes=board_bytes(engine.places),
+            timeout=min(engine.start_timeout, _HANDSHAKE_SECONDS),
+            memory_limit=None if engine.memory_limit == math.inf else int(engine.memory_limit),
+            scrub_environment=engine.scrub_environment,
         )
 
     async def _connect(self, listener: Listener, board: Segment, nursery: trio.Nursery) -> None:

@@ -602,6 +602,8 @@ async def open_worker_pool(
     drain_timeout: float = math.inf,
     progress_interval: float = 0.05,
     name: str = "trioipc",
+    memory_limit: float = math.inf,
+    scrub_environment: bool = False,
 ) -> AsyncIterator[WorkerPool]:
     """Open a pool of workers for as long as the block lasts.
 
@@ -627,7 +629,14 @@ async def open_worker_pool(
       grace: Seconds for each rung of the cancel ladder.
       drain_timeout: Seconds that leaving waits for requests.
       progress_interval: Seconds between two progress values of a request.
-      name: The first half of each request's id.
+      name: The first half of each request's id, and of what ``ps`` and ``top`` call the workers.
+      memory_limit: How many bytes of private memory each worker process may have; what asks for
+        more gets a MemoryError. At least 32 MiB; shared memory does not count.
+      scrub_environment: Whether worker processes forget their environment variables, but for
+        ``HOME``, ``LANG``, ``LANGUAGE``, ``LD_LIBRARY_PATH``, ``LOGNAME``, ``PATH``,
+        ``SSL_CERT_DIR``, ``SSL_CERT_FILE``, ``TMPDIR``, ``TZ``, ``USER`` and those that begin with
+        ``COVERAGE_``, ``DYLD_``, ``LC_``, ``PYTHON`` or ``TRIOIPC_``. Before ``modules`` are
+        loaded, but after the main module was.
 
     Raises:
       WorkerStartError: if no worker can be started, or a module not be loaded.
@@ -647,6 +656,8 @@ async def open_worker_pool(
         drain_timeout=drain_timeout,
         progress_interval=progress_interval,
         name=name,
+        memory_limit=memory_limit,
+        scrub_environment=scrub_environment,
     )
     names = module_names(modules)
     limit = seconds("start_timeout", start_timeout)
@@ -656,7 +667,15 @@ async def open_worker_pool(
         engine = ThreadEngine(name, names)
     else:
         refuse_nested()
-        engine = ProcessEngine(name, names, limit, kind, options.max_arena_bytes)
+        engine = ProcessEngine(
+            name,
+            names,
+            limit,
+            kind,
+            options.max_arena_bytes,
+            options.memory_limit,
+            options.scrub_environment,
+        )
     async with open_on(engine, options) as pool:
         yield pool
 

@@ -26,6 +26,7 @@ def serve(ticket: Ticket) -> None:
             f"the worker found trioipc {__version__}, its parent is {ticket.version}"
         )
     control = report(ticket)
+    from trioipc.worker._life import give_way, settle
     from trioipc.worker._orphan import die_with_parent, keep_descriptors_private
     from trioipc.worker._serve import Server
 
@@ -39,8 +40,10 @@ def serve(ticket: Ticket) -> None:
     try:
         die_with_parent()
         keep_descriptors_private()
+        settle(ticket)
         server = server_type(ticket, wires)
         server.prepare()
+        give_way()
         try:
             server.loop()
         except OSError:

@@ -44,15 +44,19 @@ class Ticket:
       slots: How many the board has.
       board_bytes: How long the board is.
       timeout: Seconds to wait for the parent in the handshake.
+      memory_limit: How many bytes of private memory we may have; None for no limit.
+      scrub_environment: Whether to forget most of our environment.
     """
 
     __slots__ = (
         "address",
         "board_bytes",
         "kind",
+        "memory_limit",
         "modules",
         "name",
         "protocol",
+        "scrub_environment",
         "slots",
         "timeout",
         "token",
@@ -72,6 +76,8 @@ class Ticket:
         slots: int,
         board_bytes: int,
         timeout: float,
+        memory_limit: int | None = None,
+        scrub_environment: bool = False,
     ) -> None:
         self.address = address
         self.token = token
@@ -83,6 +89,8 @@ class Ticket:
         self.slots = slots
         self.board_bytes = board_bytes
         self.timeout = timeout
+        self.memory_limit = memory_limit
+        self.scrub_environment = scrub_environment
 
 
 @final
