@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
 import signal
+import threading
+import time
 from pathlib import Path
+
+from trioipc import current_request
 
 
 def describe() -> dict[str, object]:
@@ -30,8 +35,6 @@ def environment() -> tuple[dict[str, str], bytes]:
 
 def value_in_libc(name: str) -> bytes | None:
     """Return what a C library sees of a variable."""
-    import ctypes
-
     getenv = ctypes.CDLL(None).getenv
     getenv.restype = ctypes.c_char_p
     value: bytes | None = getenv(name.encode())
@@ -53,3 +56,49 @@ def dumps_core(folder: str) -> bool:
     _, status = os.waitpid(pid, 0)
     assert os.WTERMSIG(status) == signal.SIGABRT
     return os.WCOREDUMP(status)
+
+
+def crash_deep(depth: int) -> None:
+    """Read address 0, so many calls further down."""
+    if depth:
+        crash_deep(depth - 1)
+    ctypes.string_at(0)
+
+
+def crash_in_a_fork(path: str) -> int:
+    """Fork; the child opens a file, which may get any number, and crashes."""
+    pid = os.fork()
+    if not pid:
+        for _ in range(1000):
+            os.open(path, os.O_WRONLY | os.O_CREAT)
+        ctypes.string_at(0)
+    _, status = os.waitpid(pid, 0)
+    return os.WTERMSIG(status)
+
+
+def stay_with_a_thread(path: str) -> None:
+    """Hold the GIL in C for a second, while another thread waits."""
+    thread = threading.Thread(target=wait_for_ever, daemon=True)
+    thread.start()
+    Path(path).touch()
+    ctypes.PyDLL(None).sleep(1)
+
+
+def wait_for_ever() -> None:
+    """Wait for ever."""
+    threading.Event().wait()
+
+
+def deep(depth: int, path: str) -> None:
+    """Wait for ever, so many calls further down."""
+    if depth:
+        deep(depth - 1, path)
+    Path(path).touch()
+    while True:
+        current_request().checkpoint()
+        time.sleep(0.001)
+
+
+def look_busy(path: str) -> None:
+    """Run for ever."""
+    deep(0, path)

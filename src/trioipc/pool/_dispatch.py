@@ -477,7 +477,7 @@ class Dispatcher:
         self._arm(request, min(request._queue_expires, request._expires))
 
     def _crashed(self, request: Request, snapshot: Snapshot, death: Death) -> None:
-        request._crash(death.exitcode, snapshot, death.error)
+        request._crash(death, snapshot)
         if len(request._crashes) <= request._terms.retries and not self._aborted:
             request._queue_expires = math.inf  # it has waited its time
             self._requeue(request)

@@ -59,6 +59,9 @@ class Death:
     error: BaseException | None = None
     """Why it could not even be started, or what else went wrong with it."""
 
+    stack: str | None = None
+    """Where it was in its code when it crashed, if it could still say so."""
+
 
 class Call(Protocol):
     """A function and its arguments, as an engine likes them."""
@@ -206,6 +209,15 @@ class Endpoint(ABC):
     @abstractmethod
     def close(self) -> None:
         """Ask an idle worker to end, so that `live` returns."""
+
+    async def stacks(self, seconds: float) -> str | None:
+        """Return the stacks of all threads of its process; None if it does not say them.
+
+        Args:
+          seconds: How long to wait for them, at most.
+        """
+        await trio.lowlevel.checkpoint()
+        return None
 
     def histograms(self) -> memoryview | None:
         """Return the worker's time counts: run, queue and total; None if nobody counts."""

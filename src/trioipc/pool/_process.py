@@ -70,6 +70,7 @@ from trioipc.protocol._codec import (
     split_frames,
     stop_frame,
 )
+from trioipc.worker._stacks import STACKS_SIGNAL
 from trioipc.worker._wires import LostSegmentError, Ticket
 from trioipc.worker.registry import perform
 
@@ -290,12 +291,13 @@ class ProcessEndpoint(Endpoint):
                     await self._host.dead.wait()
                     self._connected.set()
                     self._drain()
+                    stack = None if self._wires is None else self._wires.stacks.last_words()
                     # One that could not start, or was closed, has something to say at its end.
                     await self._host.reap(at_once=self._started.is_set() and not self._closing)
                     nursery.cancel_scope.cancel()
                 if not self._started.is_set():
                     error = self._start_error(error or self._host.error)
-                death = Death(self._host.exitcode(), error or self._broken)
+                death = Death(self._host.exitcode(), error or self._broken, stack)
             finally:
                 self._release()
                 # They know who knows us.
@@ -599,6 +601,13 @@ class ProcessEndpoint(Endpoint):
     def look(self, slot: int, generation: int) -> Snapshot:
         """Read a slot; see `Endpoint.look`."""
         return snapshot(self._slots[slot], generation)
+
+    async def stacks(self, seconds: float) -> str | None:
+        """Ask for the stacks by a signal; see `Endpoint.stacks`."""
+        if self._wires is None or not self._started.is_set():
+            await trio.lowlevel.checkpoint()
+            return None
+        return await self._wires.stacks.ask(lambda: self._host.signal(STACKS_SIGNAL), seconds)
 
     def histograms(self) -> memoryview:
         """Return the worker's time counts."""

@@ -7,7 +7,10 @@ never abandoned.
 from __future__ import annotations
 
 import os
+import sys
+import threading
 import time
+import traceback
 from typing import TYPE_CHECKING, final
 
 import attrs
@@ -210,6 +213,15 @@ class ThreadEndpoint(Endpoint):
     def look(self, slot: int, generation: int) -> Snapshot:
         """Read the slot; see `Endpoint.look`."""
         return snapshot(self._cells, generation)
+
+    async def stacks(self, seconds: float) -> str | None:
+        """Return those of this process; see `Endpoint.stacks`."""
+        await trio.lowlevel.checkpoint()
+        names = {thread.ident: thread.name for thread in threading.enumerate()}
+        return "\n".join(
+            f"Thread {names.get(ident)}:\n" + "".join(traceback.format_stack(frame))
+            for ident, frame in sys._current_frames().items()
+        )
 
     def histograms(self) -> memoryview:
         """Return the thread's time counts."""

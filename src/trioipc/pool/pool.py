@@ -57,6 +57,10 @@ Ts = TypeVarTuple("Ts")
 Kind: TypeAlias = Literal["cpu", "io", "thread"]
 _KINDS: tuple[Kind, ...] = ("cpu", "io", "thread")
 
+# How long `dump_stacks` waits for those that do not answer, all together; and for each at least.
+_STACKS_SECONDS = 1.0
+_STACKS_LEAST_SECONDS = 0.2
+
 
 # [0]: how often this process is a fork of one that had loaded us. A cell, for it is read often.
 _forks = [0]
@@ -94,6 +98,7 @@ class WorkerPool:
         self._forks = _forks[0]
         self._open = True
         self._served = trio.Event()
+        self._dumping = trio.Lock()
 
     def __repr__(self) -> str:
         workers = self._dispatcher.workers
@@ -451,6 +456,35 @@ class WorkerPool:
         """
         self._check_home()
         return self._dispatcher.engine.allocate(int(count("nbytes", nbytes, 0, finite=True)))
+
+    @enable_ki_protection
+    async def dump_stacks(self) -> dict[int, str]:
+        """Return where each worker is in its code, also while C code holds its GIL.
+
+        For workers that seem to hang. Costs each of them less than a millisecond. If some do not
+        answer, as stopped ones, it takes a second, and 0.2 more for each of them. Workers that are
+        still starting are left out. One dump at a time: a second caller waits for the first.
+
+        Returns:
+          ``{pid: text}``: the stacks of all threads, as `faulthandler` writes them.
+
+        Raises:
+          trio.ClosedResourceError: if the pool is closed.
+
+        Cancellation: a checkpoint.
+        """
+        await checkpoint_if_cancelled()
+        self._check_home()
+        async with self._dumping:
+            found = {}
+            deadline = trio.current_time() + _STACKS_SECONDS
+            for worker in [*self._dispatcher.workers]:
+                pid = worker.endpoint.pid
+                if pid is not None and worker.state != "starting":
+                    seconds = max(deadline - trio.current_time(), _STACKS_LEAST_SECONDS)
+                    text = await worker.endpoint.stacks(seconds)
+                    found[pid] = text or "(it does not say)"
+        return found
 
     def statistics(self) -> PoolStatistics:
         """Return what the pool has done and does."""

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 # slower there.
 _NICE = 1
 
-# The most there is: of those that say so the kernel takes the largest, before all others. Less would
-# not do: it counts in thousandths of the memory, and the parent may hold most of that.
+# The most there is: the kernel takes the largest of those that say so, before all others. Less
+# would not do: it counts in thousandths of the memory, and the parent may hold most of that.
 _OOM_SCORE = 1000
 
 # What the kernel keeps of a process's name.

@@ -29,6 +29,7 @@ def serve(ticket: Ticket) -> None:
     from trioipc.worker._life import give_way, settle
     from trioipc.worker._orphan import die_with_parent, keep_descriptors_private
     from trioipc.worker._serve import Server
+    from trioipc.worker._stacks import tell_stacks
 
     server_type = Server
     if ticket.kind == "io":
@@ -38,6 +39,7 @@ def serve(ticket: Ticket) -> None:
 
     wires = take_over(control)
     try:
+        tell_stacks(wires.stacks)
         die_with_parent()
         keep_descriptors_private()
         settle(ticket)

@@ -1,11 +1,11 @@
 """What connects a worker process to its parent, seen from the worker.
 
-A control socket for the handshake and for descriptors, and two pipes for frames. A write and a
-read on a pipe take a third of the time that a Unix socket takes.
+A control socket for the handshake and for descriptors, two pipes for frames, and one for the text
+of stacks. A write and a read on a pipe take a third of the time that a Unix socket takes.
 
 Handshake: the worker connects to the address of its ticket and says `HELLO` (the ticket's token,
-its pid and version). The parent compares, then sends one byte with three descriptors: the read end
-of the calls, the write end of the answers, and the board.
+its pid and version). The parent compares, then sends one byte with four descriptors: the read end
+of the calls, the write ends of the answers and of the stacks, and the board.
 """
 
 from __future__ import annotations
@@ -97,16 +97,19 @@ class Ticket:
 class Wires:
     """The worker's ends: the control socket, and the descriptors of pipes and board."""
 
-    __slots__ = ("answers", "board", "calls", "control")
+    __slots__ = ("answers", "board", "calls", "control", "stacks")
 
-    def __init__(self, control: socket.socket, calls: int, answers: int, board: int) -> None:
+    def __init__(
+        self, control: socket.socket, calls: int, answers: int, stacks: int, board: int
+    ) -> None:
         self.control = control
         self.calls = calls
         self.answers = answers
+        self.stacks = stacks
         self.board = board
 
     def close(self) -> None:
-        """Close everything; the board's descriptor is the segment's, which closes it."""
+        """Close what is ours alone: a crash may need the stacks' even later."""
         self.control.close()
         os.close(self.calls)
         os.close(self.answers)
@@ -132,8 +135,8 @@ def take_over(control: socket.socket) -> Wires:
     Raises:
       OSError: if the parent is gone or does not want us.
     """
-    data, descriptors, _, _ = socket.recv_fds(control, 1, 3)
-    if not data or len(descriptors) != 3:
+    data, descriptors, _, _ = socket.recv_fds(control, 1, 4)
+    if not data or len(descriptors) != 4:
         raise ConnectionError("the parent closed the connection during the handshake")
     control.settimeout(None)
     for descriptor in descriptors:
