@@ -24,7 +24,7 @@ import trio_parallel
 from trio.lowlevel import enable_ki_protection
 
 from trioipc import __version__
-from trioipc._errors import IPCError, WorkerStartError
+from trioipc._errors import IPCError, RemoteProtocolError, WorkerStartError
 from trioipc.memory._board import (
     HISTOGRAM,
     HISTOGRAMS,
@@ -45,8 +45,10 @@ from trioipc.pool._payload import (
     ProcessCall,
     cannot_pickle,
     lost_answer,
+    plain_answer,
     refuse_asynchronous,
     refuse_synchronous,
+    untrusted_answer,
 )
 from trioipc.pool._slot import set_cancel, set_limit, snapshot
 from trioipc.pool._store import ArenaStatistics, Store
@@ -59,11 +61,12 @@ from trioipc.protocol._codec import (
     LOST,
     NONE,
     PICKLE_LIMIT,
+    PLAIN,
     READY,
     RETURN,
     TO_WORKER,
     VERSION,
-    decode,
+    decode_operations,
     define_frame,
     encode,
     lift_arguments,
@@ -104,6 +107,9 @@ _LESSON = 16
 
 # The answer of a function that returned None.
 _NOTHING = ProcessAnswer(NONE, 0, [], [], {}, b"")
+
+# Functions whose workers need not be trusted.
+_BUILTIN = "trioipc.builtin."
 
 _GUARD_HINT = (
     "Its own error is on stderr. Most often the main module opens a pool without "
@@ -185,6 +191,7 @@ class ProcessEngine(Engine):
             if len(pickled) > PICKLE_LIMIT:  # more than a frame holds
                 return self._prepare_inline(function, arguments)
             known = ProcessCall(len(self._functions), pickled, NO_ARGUMENTS, self.store)
+            known.plain = (function.__module__ or "").startswith(_BUILTIN)
             self._functions[function] = known
         if not arguments:
             return known
@@ -192,7 +199,9 @@ class ProcessEngine(Engine):
             encoded = encode(lift_arguments(arguments))
         except (Exception, SystemExit) as error:
             raise cannot_pickle(function, arguments, error) from error
-        return ProcessCall(known.number, known.pickled_function, encoded, self.store)
+        call = ProcessCall(known.number, known.pickled_function, encoded, self.store)
+        call.plain = known.plain
+        return call
 
     def _prepare_inline(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Call:
         if not callable(function):
@@ -247,6 +256,8 @@ class ProcessEndpoint(Endpoint):
         self._lay_out(memoryview(bytearray(board_bytes(engine.places))).cast("Q"))
         # Functions that the worker has been sent; those that go with their call need not be.
         self._known: set[int] = {INLINE}
+        # Of each slot, whether its answer must be plain data.
+        self._plain = [False] * engine.places
         # For `peek`: when we last posted and heard something, and how long that had taken.
         self._posted_at = 0
         self._heard_at = 0
@@ -443,10 +454,12 @@ class ProcessEndpoint(Endpoint):
 
     def _handle(self, head: tuple[Any, ...], body: bytes) -> None:
         _, kind, flags, slot, generation = head
+        answer: Answer
         if kind == NONE and not flags:
             answer = _NOTHING
         elif kind == READY:
-            _, self._engine.known_operations = decode(body, flags, ())
+            self._engine.known_operations = decode_operations(body)
+            self._host.ready = True
             self._started.set()
             self._ready()
             return
@@ -458,10 +471,7 @@ class ProcessEndpoint(Endpoint):
             if kind == LOST:
                 self._beside.lost(generation)
                 return
-            try:
-                answer = ProcessAnswer(kind, flags, *self._beside.take_in(body, flags))
-            except LostSegmentError as error:
-                answer = lost_answer(flags, error)
+            answer = self._receive(kind, flags, slot, body)
         self._heard_at = time.perf_counter_ns()
         self._was_quick = self._slots[slot][TOOK] < _QUICK_NANOSECONDS
         if self._lesson:
@@ -471,6 +481,22 @@ class ProcessEndpoint(Endpoint):
         if store.budget.is_over():  # what nobody looks at can be dropped, now that it rests
             store.poke()
         self._hear(generation, answer)
+
+    def _receive(self, kind: int, flags: int, slot: int, body: bytes) -> Answer:
+        """Take in an answer that has a body."""
+        assert self._beside is not None
+        try:
+            views, kinds, segments, rest = self._beside.take_in(body, flags)
+        except LostSegmentError as error:
+            return lost_answer(flags, error)
+        if not self._plain[slot]:
+            return ProcessAnswer(kind, flags, views, kinds, segments, rest)
+        try:
+            return plain_answer(kind, flags, views, rest)
+        except RemoteProtocolError as error:
+            # Before it is heard, so that this worker gets nothing more that it could begin.
+            self.kill()
+            return untrusted_answer(error)
 
     def _is_at_rest(self) -> bool:
         # That its slot says "over" is not enough: an answer that is still in the pipe names slabs.
@@ -489,10 +515,11 @@ class ProcessEndpoint(Endpoint):
         set_limit(cells, limit)
         cells[SUBMITTED_AT] = since
         self._last = cells, generation << 2 | OVER
+        self._plain[slot] = call.plain
         self._unheard += 1
         self._posted_at = since
-        number = call.number
-        frame = TO_WORKER.pack(len(body), CALL, call.flags, slot, number, generation, serial)
+        number, flags = call.number, call.flags | PLAIN if call.plain else call.flags
+        frame = TO_WORKER.pack(len(body), CALL, flags, slot, number, generation, serial)
         if body:
             frame += body
         if number not in self._known:

@@ -44,17 +44,18 @@ from trioipc.protocol._codec import (
     INTERRUPTED,
     NONE,
     PAYLOAD,
+    PLAIN,
     READY,
     SKIPPED,
     STOP,
     TO_WORKER,
     decode,
-    encode,
+    encode_operations,
     payload_error,
     split_frames,
     with_places,
 )
-from trioipc.worker._answer import encode_answer
+from trioipc.worker._answer import encode_answer, encode_plain_answer
 from trioipc.worker._execute import OURS, Executor
 from trioipc.worker._wires import send_segment
 from trioipc.worker.registry import load, registered
@@ -93,6 +94,7 @@ class Server:
         )
         self._functions: dict[int, Callable[..., Any]] = {}  # {number: function}
         self._broken: dict[int, BaseException] = {}  # {number: why it could not be loaded}
+        self._plain: set[int] = set()  # generations of calls whose answers are to be plain data
         self._executor = Executor()
         # Whether a read would block.
         self._sleeps = True
@@ -112,8 +114,8 @@ class Server:
         self.listen_to_signals()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._become_fork)
-        ready = encode((os.getpid(), registered()))
-        self._write(FROM_WORKER.pack(len(ready.body), READY, ready.flags, 0, 0) + ready.body)
+        ready = encode_operations(registered())
+        self._write(FROM_WORKER.pack(len(ready), READY, 0, 0, 0) + ready)
 
     def _become_fork(self) -> None:
         self._is_fork = True
@@ -182,6 +184,8 @@ class Server:
         self, slot: int, function: int, generation: int, serial: int, flags: int, body: bytes
     ) -> None:
         cells = self._slots[slot]
+        if flags & PLAIN:
+            self._plain.add(generation)
         started = time.perf_counter_ns()
         self._executor.interrupted = False
         cells[DONE] = 0
@@ -273,16 +277,19 @@ class Server:
     def _frame(self, slot: int, generation: int, kind: int, value: Any) -> bytes:
         """Write down how a call ended; send what travels beside that."""
         flags = INTERRUPTED if self._executor.interrupted else 0
+        write_down = encode_answer
+        if generation in self._plain:
+            self._plain.discard(generation)
+            write_down = encode_plain_answer
         if kind in (NONE, SKIPPED):
             return FROM_WORKER.pack(0, kind, flags, slot, generation)
         if kind == PAYLOAD:
-            encoded = encode(payload_error("the call", value))
-        else:
-            kind, encoded = encode_answer(kind, value)
+            value = payload_error("the call", value)
+        kind, encoded = write_down(kind, value)
         try:
             body = self._send_beside(encoded)
         except OSError as error:
-            kind, encoded = PAYLOAD, encode(payload_error("the result", error))
+            kind, encoded = write_down(PAYLOAD, payload_error("the result", error))
             body = encoded.body
         flags |= encoded.flags
         return FROM_WORKER.pack(len(body), kind, flags, slot, generation) + body
