@@ -38,10 +38,10 @@ def answer_the_host(body: bytes) -> None:
     """Answer the call that this process lives in, of which our own frames know nothing."""
     import _trio_parallel_workers
 
-    def dumps(_: object) -> bytes:
+    def dumps(_: object, **__: object) -> bytes:
         return body
 
-    _trio_parallel_workers.safe_dumps = dumps
+    _trio_parallel_workers.dumps = dumps
 
 
 def return_a_set() -> None:
