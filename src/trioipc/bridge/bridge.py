@@ -170,6 +170,7 @@ async def open_worker_bridge(
     name: str = "trioipc",
     memory_limit: float = math.inf,
     scrub_environment: bool = False,
+    forward_logs: bool = False,
 ) -> AsyncIterator[WorkerBridge]:
     """Open workers that encrypt, decrypt and hash.
 
@@ -197,6 +198,7 @@ async def open_worker_bridge(
       name: What the workers are called.
       memory_limit: How many bytes of private memory a worker may have.
       scrub_environment: Whether workers forget most of their environment.
+      forward_logs: Whether what workers log is handed to the loggers of this process.
 
     Yields:
       The bridge.
@@ -226,6 +228,7 @@ async def open_worker_bridge(
         "name": name,
         "memory_limit": memory_limit,
         "scrub_environment": scrub_environment,
+        "forward_logs": forward_logs,
     }
     async with AsyncExitStack() as stack:
         home = await open_home(stack, size, kind, reason, fallback, options)

@@ -39,6 +39,12 @@ def count(name: str, value: object, least: int, *, finite: bool = False) -> floa
     return value
 
 
+def switch(name: str, value: object) -> None:
+    """Refuse what is no bool."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be a bool, not {type(value).__name__}")
+
+
 def one_of(name: str, value: object, choices: tuple[str, ...]) -> Any:
     """Return ``value``, one of ``choices``."""
     if value not in choices:
@@ -64,6 +70,7 @@ class Options:
     name: str = "trioipc"
     memory_limit: float = math.inf
     scrub_environment: bool = False
+    forward_logs: bool = False
 
     def __attrs_post_init__(self) -> None:
         count("size", self.size, 1, finite=True)
@@ -77,9 +84,8 @@ class Options:
         seconds("drain_timeout", self.drain_timeout)
         seconds("progress_interval", self.progress_interval)
         count("memory_limit", self.memory_limit, LEAST_MEMORY)
-        if not isinstance(self.scrub_environment, bool):
-            kind = type(self.scrub_environment).__name__
-            raise TypeError(f"scrub_environment must be a bool, not {kind}")
+        switch("scrub_environment", self.scrub_environment)
+        switch("forward_logs", self.forward_logs)
         if not isinstance(self.name, str):
             raise TypeError(f"name must be a str, not {type(self.name).__name__}")
 

@@ -9,6 +9,7 @@ How a process lives and dies is in `_host`.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import multiprocessing
 import os
@@ -39,6 +40,7 @@ from trioipc.memory._segment import Segment, create
 from trioipc.pool._beside import ParentBeside
 from trioipc.pool._endpoint import Death, Endpoint, Engine, Snapshot
 from trioipc.pool._host import EXIT_SECONDS, Host, lend_thread
+from trioipc.pool._logs import LogReader, levels
 from trioipc.pool._payload import (
     NO_ARGUMENTS,
     ProcessAnswer,
@@ -158,6 +160,7 @@ class ProcessEngine(Engine):
       arena_bytes: How much shared memory for payloads is kept.
       memory_limit: How many bytes of private memory a worker may have.
       scrub_environment: Whether workers forget most of their environment.
+      forward_logs: Whether what workers log is handed to the loggers of this process.
     """
 
     name: str
@@ -167,6 +170,7 @@ class ProcessEngine(Engine):
     arena_bytes: float = 256 << 20
     memory_limit: float = math.inf
     scrub_environment: bool = False
+    forward_logs: bool = False
     places: int = attrs.field(init=False)
     store: Store = attrs.field(init=False)
     # {function: its call without arguments, which is always the same}
@@ -264,6 +268,7 @@ class ProcessEndpoint(Endpoint):
         self._was_quick = False
         self._lesson = 0
         self._wires: ParentWires | None = None
+        self._logs: LogReader | None = None
         self._beside: ParentBeside | None = None
         self._connected = trio.Event()
         self._started = trio.Event()
@@ -302,6 +307,9 @@ class ProcessEndpoint(Endpoint):
                     await self._host.dead.wait()
                     self._connected.set()
                     self._drain()
+                    if self._logs is not None and self._broken is None:
+                        with contextlib.suppress(RemoteProtocolError):  # it is dead already
+                            self._logs.drain()
                     stack = None if self._wires is None else self._wires.stacks.last_words()
                     # One that could not start, or was closed, has something to say at its end.
                     await self._host.reap(at_once=self._started.is_set() and not self._closing)
@@ -347,6 +355,7 @@ class ProcessEndpoint(Endpoint):
             timeout=min(engine.start_timeout, _HANDSHAKE_SECONDS),
             memory_limit=None if engine.memory_limit == math.inf else int(engine.memory_limit),
             scrub_environment=engine.scrub_environment,
+            log_levels=levels() if engine.forward_logs else None,
         )
 
     async def _connect(self, listener: Listener, board: Segment, nursery: trio.Nursery) -> None:
@@ -354,7 +363,7 @@ class ProcessEndpoint(Endpoint):
         self.pid = pid
         try:
             self._host.watch(pid, nursery)
-            self._wires = hand_over(control, board)
+            self._wires = hand_over(control, board, with_logs=self._engine.forward_logs)
         except BaseException:
             control.close()
             raise
@@ -364,6 +373,21 @@ class ProcessEndpoint(Endpoint):
         nursery.start_soon(self._read)
         nursery.start_soon(self._write)
         nursery.start_soon(self._insist)
+        if self._wires.logs is not None:
+            self._logs = LogReader(self._wires.logs, pid, self._dropped)
+            nursery.start_soon(self._read_logs, self._logs)
+
+    @enable_ki_protection
+    async def _read_logs(self, logs: LogReader) -> None:
+        try:
+            await logs.run()
+        except RemoteProtocolError as error:
+            self._broken = error
+            self.kill()
+
+    def _dropped(self) -> int:
+        cells = self._histogram_cells
+        return int(cells[HISTOGRAMS * HISTOGRAM])
 
     @enable_ki_protection
     async def _insist(self) -> None:
@@ -395,6 +419,8 @@ class ProcessEndpoint(Endpoint):
             self._beside = None
         if self._wires is not None:
             self._wires.close()
+        if self._logs is not None:
+            self._logs.close()
         # What it wrote can still be read, but from a copy: a map holds a descriptor.
         if self._board is not None:
             self._lay_out(memoryview(bytearray(self._board.memory)).cast("Q"))

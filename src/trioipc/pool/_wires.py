@@ -124,6 +124,8 @@ class ParentWires:
     calls: int
     answers: int
     stacks: StackReader
+    # The read end of the log records, for whoever reads it; None if there is none.
+    logs: int | None = None
 
     def close_calls(self) -> None:
         """Close the pipe of the calls, which tells the worker to end."""
@@ -142,8 +144,13 @@ class ParentWires:
         self.stacks.close()
 
 
-def hand_over(control: socket.socket, board: Segment) -> ParentWires:
+def hand_over(control: socket.socket, board: Segment, *, with_logs: bool = False) -> ParentWires:
     """Make the pipes, and give the worker its ends and the board.
+
+    Args:
+      control: The socket to the worker.
+      board: Its board.
+      with_logs: Whether there is a pipe for its log records.
 
     Raises:
       OSError: if there is no descriptor left, or the worker is gone.
@@ -153,13 +160,19 @@ def hand_over(control: socket.socket, board: Segment) -> ParentWires:
         their_calls, calls = _pipe(theirs, ours)
         answers, their_answers = _pipe(ours, theirs)
         stacks, their_stacks = _pipe(ours, theirs)
+        sent = [their_calls, their_answers, their_stacks, board.descriptor]
+        logs = None
+        if with_logs:
+            logs, their_logs = _pipe(ours, theirs)
+            os.set_blocking(logs, False)
+            os.set_blocking(their_logs, False)
+            sent.append(their_logs)
         for descriptor in (calls, answers, stacks, their_stacks):
             os.set_blocking(descriptor, False)
-        sent = [their_calls, their_answers, their_stacks, board.descriptor]
         socket.send_fds(control, [b"\0"], sent)
         ours.pop_all()
     control.setblocking(False)
-    return ParentWires(control, calls, answers, StackReader(stacks))
+    return ParentWires(control, calls, answers, StackReader(stacks), logs)
 
 
 def _pipe(reader: contextlib.ExitStack, writer: contextlib.ExitStack) -> tuple[int, int]:

@@ -638,6 +638,7 @@ async def open_worker_pool(
     name: str = "trioipc",
     memory_limit: float = math.inf,
     scrub_environment: bool = False,
+    forward_logs: bool = False,
 ) -> AsyncIterator[WorkerPool]:
     """Open a pool of workers for as long as the block lasts.
 
@@ -671,6 +672,11 @@ async def open_worker_pool(
         ``SSL_CERT_DIR``, ``SSL_CERT_FILE``, ``TMPDIR``, ``TZ``, ``USER`` and those that begin with
         ``COVERAGE_``, ``DYLD_``, ``LC_``, ``PYTHON`` or ``TRIOIPC_``. Before ``modules`` are
         loaded, but after the main module was.
+      forward_logs: Whether what worker processes log is handed to the loggers of the same names
+        here, with ``worker_pid`` and ``request_id`` as attributes of the record. Levels are those
+        that the loggers here have when a worker starts. Logging never waits: where a worker logs
+        faster than this process reads, records are dropped, and the logger ``trioipc.worker`` says
+        how many.
 
     Raises:
       WorkerStartError: if no worker can be started, or a module not be loaded.
@@ -692,6 +698,7 @@ async def open_worker_pool(
         name=name,
         memory_limit=memory_limit,
         scrub_environment=scrub_environment,
+        forward_logs=forward_logs,
     )
     names = module_names(modules)
     limit = seconds("start_timeout", start_timeout)
@@ -709,6 +716,7 @@ async def open_worker_pool(
             options.max_arena_bytes,
             options.memory_limit,
             options.scrub_environment,
+            options.forward_logs,
         )
     async with open_on(engine, options) as pool:
         yield pool

@@ -267,13 +267,15 @@ def decode_operations(body: bytes) -> tuple[tuple[str, str, bool], ...]:
     """Read what `encode_operations` wrote; nothing that anybody may have written runs.
 
     Raises:
-      ValueError, struct.error: if it is something else.
+      RemoteProtocolError, ValueError, struct.error: if it is something else.
     """
     found = []
     at = 0
     while at < len(body):
         (length,) = _COUNT.unpack_from(body, at)
         at += _COUNT.size + length
+        if at > len(body):
+            raise RemoteProtocolError("a list of operations that breaks off")
         channel, mark, name = body[at - length : at].decode(errors="surrogatepass").split(" ", 2)
         found.append((channel, name, mark == "1"))
     return tuple(found)

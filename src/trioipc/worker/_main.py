@@ -37,13 +37,17 @@ def serve(ticket: Ticket) -> None:
 
         server_type = IoServer
 
-    wires = take_over(control)
+    wires = take_over(control, logs=ticket.log_levels is not None)
     try:
         tell_stacks(wires.stacks)
         die_with_parent()
         keep_descriptors_private()
         settle(ticket)
         server = server_type(ticket, wires)
+        if wires.logs is not None and ticket.log_levels is not None:
+            from trioipc.worker._logs import forward_logs
+
+            forward_logs(wires.logs, ticket.log_levels, server.dropped())
         server.prepare()
         give_way()
         try:

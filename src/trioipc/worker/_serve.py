@@ -32,6 +32,7 @@ from trioipc.memory._board import (
     TOTAL,
     WHOLE,
     count,
+    dropped_at,
     histogram_base,
 )
 from trioipc.memory._segment import adopt
@@ -116,6 +117,10 @@ class Server:
             os.register_at_fork(after_in_child=self._become_fork)
         ready = encode_operations(registered())
         self._write(FROM_WORKER.pack(len(ready), READY, 0, 0, 0) + ready)
+
+    def dropped(self) -> memoryview:
+        """Return the cell in which lost log records are counted."""
+        return self._cells[dropped_at(self._ticket.slots) :]
 
     def _become_fork(self) -> None:
         self._is_fork = True

@@ -5,7 +5,8 @@ of stacks. A write and a read on a pipe take a third of the time that a Unix soc
 
 Handshake: the worker connects to the address of its ticket and says `HELLO` (the ticket's token,
 its pid and version). The parent compares, then sends one byte with four descriptors: the read end
-of the calls, the write ends of the answers and of the stacks, and the board.
+of the calls, the write ends of the answers and of the stacks, and the board; and if the parent
+wants our log records, the write end of a pipe for those.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import struct
 from typing import TYPE_CHECKING, final
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from trioipc.memory._segment import Segment
     from trioipc.memory._travel import Parcel
 
@@ -46,12 +49,15 @@ class Ticket:
       timeout: Seconds to wait for the parent in the handshake.
       memory_limit: How many bytes of private memory we may have; None for no limit.
       scrub_environment: Whether to forget most of our environment.
+      log_levels: ``{name: level}`` of the parent's loggers, to whom we send what we log; None if
+        we send nothing.
     """
 
     __slots__ = (
         "address",
         "board_bytes",
         "kind",
+        "log_levels",
         "memory_limit",
         "modules",
         "name",
@@ -78,6 +84,7 @@ class Ticket:
         timeout: float,
         memory_limit: int | None = None,
         scrub_environment: bool = False,
+        log_levels: Mapping[str, int] | None = None,
     ) -> None:
         self.address = address
         self.token = token
@@ -91,22 +98,30 @@ class Ticket:
         self.timeout = timeout
         self.memory_limit = memory_limit
         self.scrub_environment = scrub_environment
+        self.log_levels = log_levels
 
 
 @final
 class Wires:
     """The worker's ends: the control socket, and the descriptors of pipes and board."""
 
-    __slots__ = ("answers", "board", "calls", "control", "stacks")
+    __slots__ = ("answers", "board", "calls", "control", "logs", "stacks")
 
     def __init__(
-        self, control: socket.socket, calls: int, answers: int, stacks: int, board: int
+        self,
+        control: socket.socket,
+        calls: int,
+        answers: int,
+        stacks: int,
+        board: int,
+        logs: int | None = None,
     ) -> None:
         self.control = control
         self.calls = calls
         self.answers = answers
         self.stacks = stacks
         self.board = board
+        self.logs = logs
 
     def close(self) -> None:
         """Close what is ours alone: a crash may need the stacks' even later."""
@@ -129,14 +144,19 @@ def report(ticket: Ticket) -> socket.socket:
     return control
 
 
-def take_over(control: socket.socket) -> Wires:
+def take_over(control: socket.socket, *, logs: bool = False) -> Wires:
     """Take the descriptors that the parent hands over.
+
+    Args:
+      control: From `report`.
+      logs: Whether there is one more, of a pipe for log records.
 
     Raises:
       OSError: if the parent is gone or does not want us.
     """
-    data, descriptors, _, _ = socket.recv_fds(control, 1, 4)
-    if not data or len(descriptors) != 4:
+    expected = 5 if logs else 4
+    data, descriptors, _, _ = socket.recv_fds(control, 1, expected)
+    if not data or len(descriptors) != expected:
         raise ConnectionError("the parent closed the connection during the handshake")
     control.settimeout(None)
     for descriptor in descriptors:
