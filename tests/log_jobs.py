@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import signal
@@ -39,7 +40,7 @@ def log_an_error() -> None:
 
 def log_badly() -> None:
     """Log what cannot be made a text of; logging itself says so on stderr."""
-    sys.stderr = open(os.devnull, "w", encoding="ascii")
+    sys.stderr = io.StringIO()
     log.info("%d", "no number")
     log.info("after it")
 
