@@ -82,6 +82,7 @@ def handlers() -> int:
 
 
 def send_garbage(data: bytes) -> None:
-    """Write something else into the pipe of the log records."""
+    """Write something else into the pipe of the log records, and stay."""
     (handler,) = logging.getLogger().handlers
     os.write(handler._descriptor, data)  # type: ignore[attr-defined]
+    time.sleep(60)
