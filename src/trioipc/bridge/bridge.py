@@ -171,6 +171,7 @@ async def open_worker_bridge(
     memory_limit: float = math.inf,
     scrub_environment: bool = False,
     forward_logs: bool = False,
+    context_variables: Iterable[str] = (),
 ) -> AsyncIterator[WorkerBridge]:
     """Open workers that encrypt, decrypt and hash.
 
@@ -199,6 +200,7 @@ async def open_worker_bridge(
       memory_limit: How many bytes of private memory a worker may have.
       scrub_environment: Whether workers forget most of their environment.
       forward_logs: Whether what workers log is handed to the loggers of this process.
+      context_variables: Names of those that travel with functions of your own.
 
     Yields:
       The bridge.
@@ -229,6 +231,7 @@ async def open_worker_bridge(
         "memory_limit": memory_limit,
         "scrub_environment": scrub_environment,
         "forward_logs": forward_logs,
+        "context_variables": tuple(context_variables),
     }
     async with AsyncExitStack() as stack:
         home = await open_home(stack, size, kind, reason, fallback, options)

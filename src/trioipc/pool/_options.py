@@ -9,9 +9,11 @@ import attrs
 
 from trioipc.pool._scheduler import STRATEGIES, StrategyName
 from trioipc.sizing import usable_cores
+from trioipc.worker._context import variable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from contextvars import ContextVar
 
 
 # A worker takes 20 MiB before it does anything.
@@ -88,6 +90,31 @@ class Options:
         switch("forward_logs", self.forward_logs)
         if not isinstance(self.name, str):
             raise TypeError(f"name must be a str, not {type(self.name).__name__}")
+
+
+def variables(names: Iterable[str]) -> tuple[tuple[str, ContextVar[Any]], ...]:
+    """Return context variables with their names.
+
+    Raises:
+      ValueError, TypeError: if one of them is none.
+    """
+    if isinstance(names, str):
+        raise TypeError(f"context_variables must be an iterable of names, not the str {names!r}")
+    found = []
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"context_variables must hold names, not {type(name).__name__}")
+        found.append((name, variable(name)))
+    return tuple(found)
+
+
+_UNSET = object()
+
+
+def values_of(variables: tuple[tuple[str, ContextVar[Any]], ...]) -> dict[str, Any]:
+    """Return the values that are set here, by name."""
+    values = {name: found.get(_UNSET) for name, found in variables}
+    return {name: value for name, value in values.items() if value is not _UNSET}
 
 
 def module_names(modules: Iterable[str]) -> tuple[str, ...]:

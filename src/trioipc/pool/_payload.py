@@ -334,6 +334,20 @@ def function_name(function: object) -> str:
     return f"{module}.{name}"
 
 
+def refuse_values(function: Callable[..., Any], values: dict[str, Any]) -> None:
+    """Refuse context variables whose values cannot be pickled.
+
+    Raises:
+      PayloadError: if one of them is such.
+    """
+    for name, value in values.items():
+        try:
+            encode(value)
+        except (Exception, SystemExit) as error:
+            what = f"{name}, a context variable for {function_name(function)}, cannot be sent"
+            raise payload_error(f"{what} to a worker", error) from error
+
+
 def cannot_pickle(
     function: Callable[..., Any], arguments: tuple[Any, ...], error: BaseException
 ) -> PayloadError:

@@ -25,7 +25,7 @@ import trio_parallel
 from trio.lowlevel import enable_ki_protection
 
 from trioipc import __version__
-from trioipc._errors import IPCError, RemoteProtocolError, WorkerStartError
+from trioipc._errors import IPCError, PayloadError, RemoteProtocolError, WorkerStartError
 from trioipc.memory._board import (
     HISTOGRAM,
     HISTOGRAMS,
@@ -41,6 +41,7 @@ from trioipc.pool._beside import ParentBeside
 from trioipc.pool._endpoint import Death, Endpoint, Engine, Snapshot
 from trioipc.pool._host import EXIT_SECONDS, Host, lend_thread
 from trioipc.pool._logs import LogReader, levels
+from trioipc.pool._options import values_of
 from trioipc.pool._payload import (
     NO_ARGUMENTS,
     ProcessAnswer,
@@ -50,6 +51,7 @@ from trioipc.pool._payload import (
     plain_answer,
     refuse_asynchronous,
     refuse_synchronous,
+    refuse_values,
     untrusted_answer,
 )
 from trioipc.pool._slot import set_cancel, set_limit, snapshot
@@ -58,6 +60,7 @@ from trioipc.pool._wires import Listener, ParentWires, hand_over, listen
 from trioipc.protocol._codec import (
     BESIDE,
     CALL,
+    CONTEXT,
     FROM_WORKER,
     INLINE,
     LOST,
@@ -81,6 +84,7 @@ from trioipc.worker.registry import perform
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextvars import ContextVar
     from typing import Any, Literal
 
     from trioipc.pool._endpoint import Answer, Call
@@ -161,6 +165,7 @@ class ProcessEngine(Engine):
       memory_limit: How many bytes of private memory a worker may have.
       scrub_environment: Whether workers forget most of their environment.
       forward_logs: Whether what workers log is handed to the loggers of this process.
+      context: The context variables that travel with each call, with their names.
     """
 
     name: str
@@ -171,6 +176,7 @@ class ProcessEngine(Engine):
     memory_limit: float = math.inf
     scrub_environment: bool = False
     forward_logs: bool = False
+    context: tuple[tuple[str, ContextVar[Any]], ...] = ()
     places: int = attrs.field(init=False)
     store: Store = attrs.field(init=False)
     # {function: its call without arguments, which is always the same}
@@ -183,6 +189,18 @@ class ProcessEngine(Engine):
 
     def prepare(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Call:
         """Pickle a call; see `Engine.prepare`."""
+        values = values_of(self.context) if self.context else None
+        if not values:
+            return self._prepare(function, arguments)
+        try:
+            call = self._prepare(function, (*arguments, values))
+        except PayloadError:
+            refuse_values(function, values)
+            raise
+        call.flags |= CONTEXT
+        return call
+
+    def _prepare(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> ProcessCall:
         if not _is_plain(function):
             return self._prepare_inline(function, arguments)
         known = self._functions.get(function)
@@ -207,7 +225,9 @@ class ProcessEngine(Engine):
         call.plain = known.plain
         return call
 
-    def _prepare_inline(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Call:
+    def _prepare_inline(
+        self, function: Callable[..., Any], arguments: tuple[Any, ...]
+    ) -> ProcessCall:
         if not callable(function):
             raise TypeError(f"the function must be callable, not {type(function).__name__}")
         self._refuse(function)

@@ -30,7 +30,7 @@ from trioipc.memory.state import SharedCancellation
 from trioipc.pool._admission import wait_for_room
 from trioipc.pool._block import block
 from trioipc.pool._dispatch import Dispatcher
-from trioipc.pool._options import Options, count, module_names, one_of, seconds
+from trioipc.pool._options import Options, count, module_names, one_of, seconds, variables
 from trioipc.pool._process import ProcessEngine, refuse_nested
 from trioipc.pool._progress import Sampler
 from trioipc.pool._request import PoolRequest, Terms
@@ -639,6 +639,7 @@ async def open_worker_pool(
     memory_limit: float = math.inf,
     scrub_environment: bool = False,
     forward_logs: bool = False,
+    context_variables: Iterable[str] = (),
 ) -> AsyncIterator[WorkerPool]:
     """Open a pool of workers for as long as the block lasts.
 
@@ -677,6 +678,9 @@ async def open_worker_pool(
         that the loggers here have when a worker starts. Logging never waits: where a worker logs
         faster than this process reads, records are dropped, and the logger ``trioipc.worker`` says
         how many.
+      context_variables: Names of `contextvars.ContextVar` objects, such as ``"shop.web:tenant"``.
+        Those that are set in the caller's context are set to that in the function's; their values
+        are pickled with each request.
 
     Raises:
       WorkerStartError: if no worker can be started, or a module not be loaded.
@@ -701,11 +705,12 @@ async def open_worker_pool(
         forward_logs=forward_logs,
     )
     names = module_names(modules)
+    context = variables(context_variables)
     limit = seconds("start_timeout", start_timeout)
     engine: Engine
     one_of("kind", kind, _KINDS)
     if kind == "thread":
-        engine = ThreadEngine(name, names)
+        engine = ThreadEngine(name, names, context)
     else:
         refuse_nested()
         engine = ProcessEngine(
@@ -717,6 +722,7 @@ async def open_worker_pool(
             options.memory_limit,
             options.scrub_environment,
             options.forward_logs,
+            context,
         )
     async with open_on(engine, options) as pool:
         yield pool

@@ -66,8 +66,9 @@ BESIDE = 1  # it begins with a table of places
 PICKLE_BESIDE = 2  # the pickle itself is at the last place
 # A flag of an answer.
 INTERRUPTED = 4  # the interrupt rung has raised in the function
-# A flag of a call.
+# Flags of a call.
 PLAIN = 8  # its answer is to be as `trioipc.protocol._plain` writes it
+CONTEXT = 16  # its last argument is a dict of context variables
 
 _COUNT = struct.Struct("<I")
 _PLACE = struct.Struct("<QQQB")

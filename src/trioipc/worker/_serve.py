@@ -39,6 +39,7 @@ from trioipc.memory._segment import adopt
 from trioipc.protocol._codec import (
     BESIDE,
     CALL,
+    CONTEXT,
     DEFINE,
     FROM_WORKER,
     INLINE,
@@ -207,6 +208,9 @@ class Server:
             return
         try:
             target, arguments = self._load(function, flags, body)
+            if flags & CONTEXT:
+                *others, values = arguments
+                target, arguments = self._in_context(values, target), tuple(others)
         except BaseException as error:
             frame = self._frame(slot, generation, PAYLOAD, error)
             del error  # it holds what was loaded, which can be returned now
@@ -247,6 +251,15 @@ class Server:
             target, arguments = value
             return target, arguments
         return self._function(function), value
+
+    def _in_context(self, values: dict[str, Any], target: Callable[..., Any]) -> Callable[..., Any]:
+        """Let a function see context variables, which are gone when it has ended."""
+        from contextvars import copy_context
+        from functools import partial
+
+        from trioipc.worker._context import within
+
+        return partial(copy_context().run, within, values, target)
 
     def _traffic(self) -> Beside:
         """Return what travels beside frames. Loaded when first needed, for it takes 3 ms."""
