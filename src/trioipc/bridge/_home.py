@@ -164,6 +164,9 @@ def _network_pool(options: dict[str, Any]) -> AbstractAsyncContextManager[Worker
         start_timeout=options.get("start_timeout", START_TIMEOUT),
         kind="io",
         arena_bytes=checked.max_arena_bytes,
+        memory_limit=checked.memory_limit,
+        scrub_environment=checked.scrub_environment,
+        forward_logs=checked.forward_logs,
     )
     return open_on(engine, checked, lazy=True)
 

@@ -174,6 +174,10 @@ async def open_worker_bridge(
     max_requests: float = math.inf,
     max_memory: float = math.inf,
     max_age: float = math.inf,
+    memory_limit: float = math.inf,
+    scrub_environment: bool = False,
+    forward_logs: bool = False,
+    context_variables: Iterable[str] = (),
 ) -> AsyncIterator[WorkerBridge]:
     """Open workers that encrypt, decrypt and hash.
 
@@ -205,6 +209,10 @@ async def open_worker_bridge(
       max_requests: How many operations a worker does before another takes its place.
       max_memory: How many bytes it may grow by before that.
       max_age: For how many seconds it serves before that.
+      memory_limit: How many bytes of private memory a worker may have.
+      scrub_environment: Whether workers forget most of their environment.
+      forward_logs: Whether what workers log is handed to the loggers of this process.
+      context_variables: Names of those that travel with functions of your own.
 
     Yields:
       The bridge.
@@ -238,6 +246,10 @@ async def open_worker_bridge(
         "max_requests": max_requests,
         "max_memory": max_memory,
         "max_age": max_age,
+        "memory_limit": memory_limit,
+        "scrub_environment": scrub_environment,
+        "forward_logs": forward_logs,
+        "context_variables": tuple(context_variables),
     }
     async with AsyncExitStack() as stack:
         home = await open_home(stack, size, kind, reason, fallback, options)

@@ -58,13 +58,18 @@ RUN, QUEUE, WHOLE = range(HISTOGRAMS)
 
 
 def board_bytes(slots: int) -> int:
-    """Say how many bytes a board of ``slots`` slots needs, histograms included."""
-    return (slots * SLOT + HISTOGRAMS * HISTOGRAM) * 8
+    """Say how many bytes a board of ``slots`` slots needs, with all that is behind them."""
+    return (dropped_at(slots) + 1) * 8
 
 
 def histogram_base(slots: int, which: int) -> int:
     """Say in which cell a histogram of a board of ``slots`` slots begins."""
     return slots * SLOT + which * HISTOGRAM
+
+
+def dropped_at(slots: int) -> int:
+    """Say in which cell the worker counts the log records that it could not send."""
+    return histogram_base(slots, HISTOGRAMS)
 
 
 def count(cells: memoryview, base: int, nanoseconds: int) -> None:

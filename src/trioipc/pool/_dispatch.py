@@ -675,7 +675,7 @@ class Dispatcher:
     def _crashed(
         self, request: Request, snapshot: Snapshot, death: Death, reason: str | None
     ) -> None:
-        request._crash(death.exitcode, snapshot, death.error, reason)
+        request._crash(death, snapshot, reason)
         if len(request._crashes) <= request._terms.retries and not self._aborted:
             request._queue_expires = math.inf  # it has waited its time
             self._rest(request)

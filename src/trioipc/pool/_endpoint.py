@@ -74,6 +74,9 @@ class Death:
     error: BaseException | None = None
     """Why it could not even be started, or what else went wrong with it."""
 
+    stack: str | None = None
+    """Where it was in its code when it crashed, if it could still say so."""
+
 
 class Call(Protocol):
     """A function and its arguments, as an engine likes them."""
@@ -254,6 +257,15 @@ class Endpoint(ABC):
 
     def memory(self) -> int | None:
         """Say how many bytes its process holds that are not shared; None if nobody can say."""
+        return None
+
+    async def stacks(self, seconds: float) -> str | None:
+        """Return the stacks of all threads of its process; None if it does not say them.
+
+        Args:
+          seconds: How long to wait for them, at most.
+        """
+        await trio.lowlevel.checkpoint()
         return None
 
     def histograms(self) -> memoryview | None:

@@ -6,6 +6,8 @@ shielded, on grandchildren or closed descriptors. So:
 Rule 1: as soon as the handshake names the process, a pidfd watches it. It is killed through that,
     and found dead by that, before the hosting call is cancelled.
 Rule 2: what the hosting call raises means one thing: the process is gone.
+Rule 3: what a worker answers to it is a pickle. It is read while the worker starts, and may say why
+    it could not; once it has worked, which may have turned it against us, it is not.
 """
 
 from __future__ import annotations
@@ -14,13 +16,16 @@ import contextlib
 import math
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
+import types
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 import trio
 import trio_parallel
+from outcome import Value
 from trio.lowlevel import enable_ki_protection
 
 from trioipc.worker._main import retire, serve
@@ -52,6 +57,8 @@ class Host:
         self._scope = trio.CancelScope(shield=True)
         self._returned = trio.Event()
         self.dead = trio.Event()
+        # Whether it is ready, and has worked, for all we know.
+        self.ready = False
         # What the hosting call raised.
         self.error: Exception | None = None
         # These are known from the handshake on, on Linux.
@@ -72,6 +79,7 @@ class Host:
                 async with trio_parallel.open_worker_context(
                     idle_timeout=math.inf, retire=retire, grace_period=EXIT_SECONDS
                 ) as context:
+                    _read_by(self._load, context)
                     await context.run_sync(
                         serve, ticket, kill_on_cancel=True, limiter=nullcontext()
                     )
@@ -85,6 +93,10 @@ class Host:
                 self._die()
             else:  # it may have said why it could not start, and be about to end
                 self._on_death()
+
+    def _load(self, answer: bytes) -> Any:
+        """Read what the process answers to the hosting call."""
+        return Value(None) if self.ready else pickle.loads(answer)
 
     def watch(self, pid: int, nursery: trio.Nursery) -> None:
         """Watch the process, whose pid the handshake has shown."""
@@ -182,6 +194,17 @@ class Host:
         if self._sentinel_writer is not None:
             os.close(self._sentinel_writer)
             self._sentinel_writer = None
+
+
+def _read_by(loads: Callable[[bytes], Any], context: trio_parallel.WorkerContext) -> None:
+    """Have the answers to this context's calls read by ``loads``.
+
+    trio-parallel has no option for that. So its own code for a call is given another name space.
+    """
+    kind = context._worker_class
+    theirs = kind.run_sync
+    ours = types.FunctionType(theirs.__code__, {**theirs.__globals__, "loads": loads})
+    context.__dict__["_worker_class"] = type(kind.__name__, (kind,), {"run_sync": ours})
 
 
 @enable_ki_protection

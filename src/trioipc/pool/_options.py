@@ -9,9 +9,15 @@ import attrs
 
 from trioipc.pool._scheduler import STRATEGIES, StrategyName
 from trioipc.sizing import usable_cores
+from trioipc.worker._context import variable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from contextvars import ContextVar
+
+
+# A worker takes 20 MiB before it does anything.
+LEAST_MEMORY = 32 << 20
 
 
 def seconds(name: str, value: object) -> float:
@@ -33,6 +39,12 @@ def count(name: str, value: object, least: int, *, finite: bool = False) -> floa
     if value < least:
         raise ValueError(f"{name} must be >= {least}, not {value}")
     return value
+
+
+def switch(name: str, value: object) -> None:
+    """Refuse what is no bool."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be a bool, not {type(value).__name__}")
 
 
 def one_of(name: str, value: object, choices: tuple[str, ...]) -> Any:
@@ -64,6 +76,9 @@ class Options:
     max_requests: float = math.inf
     max_memory: float = math.inf
     max_age: float = math.inf
+    memory_limit: float = math.inf
+    scrub_environment: bool = False
+    forward_logs: bool = False
 
     def __attrs_post_init__(self) -> None:
         count("size", self.size, 1, finite=True)
@@ -83,8 +98,36 @@ class Options:
         count("max_requests", self.max_requests, 1)
         count("max_memory", self.max_memory, 0)
         seconds("max_age", self.max_age)
+        count("memory_limit", self.memory_limit, LEAST_MEMORY)
+        switch("scrub_environment", self.scrub_environment)
+        switch("forward_logs", self.forward_logs)
         if not isinstance(self.name, str):
             raise TypeError(f"name must be a str, not {type(self.name).__name__}")
+
+
+def variables(names: Iterable[str]) -> tuple[tuple[str, ContextVar[Any]], ...]:
+    """Return context variables with their names.
+
+    Raises:
+      ValueError, TypeError: if one of them is none.
+    """
+    if isinstance(names, str):
+        raise TypeError(f"context_variables must be an iterable of names, not the str {names!r}")
+    found = []
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"context_variables must hold names, not {type(name).__name__}")
+        found.append((name, variable(name)))
+    return tuple(found)
+
+
+_UNSET = object()
+
+
+def values_of(variables: tuple[tuple[str, ContextVar[Any]], ...]) -> dict[str, Any]:
+    """Return the values that are set here, by name."""
+    values = {name: found.get(_UNSET) for name, found in variables}
+    return {name: value for name, value in values.items() if value is not _UNSET}
 
 
 def module_names(modules: Iterable[str]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, final
 import trio
 from outcome import Error, Value
 
-from trioipc._errors import PayloadError, RequestExitError
+from trioipc._errors import PayloadError, RemoteProtocolError, RequestExitError
 from trioipc.pool._cargo import Cargo, is_big
 from trioipc.pool._pace import AT_ONCE, Pace
 from trioipc.protocol._codec import (
@@ -30,6 +30,7 @@ from trioipc.protocol._codec import (
     lift,
     payload_error,
 )
+from trioipc.protocol._plain import decode_plain
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -59,6 +60,7 @@ class ProcessCall:
         "loads",
         "number",
         "pickled_function",
+        "plain",
     )
 
     def __init__(
@@ -75,6 +77,8 @@ class ProcessCall:
         self.body = encoded.body
         # Whether so much must be copied that the event loop needs its turn meanwhile.
         self.loads = bool(encoded.buffers) and is_big(encoded.buffers)
+        # Whether the answer must be plain data, whoever sends it.
+        self.plain = False
 
     @property
     def held(self) -> int:
@@ -195,6 +199,64 @@ class ProcessAnswer:
         self._segments = {}
 
 
+@final
+class PlainAnswer:
+    """How a built-in operation ended; what it is has been read already."""
+
+    __slots__ = ("_outcome", "interrupted", "kind", "lands")
+
+    def __init__(self, kind: str, outcome: Outcome[Any], *, interrupted: bool = False) -> None:
+        self.kind = kind
+        self._outcome: Outcome[Any] | None = outcome
+        self.interrupted = interrupted
+        self.lands = False
+
+    async def land(self) -> None:
+        """Do nothing."""
+
+    def unpack(self) -> Outcome[Any]:
+        """Return it; see `Answer.unpack`."""
+        outcome, self._outcome = self._outcome, None
+        assert outcome is not None
+        return outcome
+
+    def drop(self) -> None:
+        """Let go of it."""
+        self._outcome = None
+
+
+def plain_answer(kind: int, flags: int, views: Sequence[memoryview], body: bytes) -> PlainAnswer:
+    """Read the answer of a built-in operation.
+
+    Raises:
+      RemoteProtocolError: if it is no plain data, or not what such an answer holds.
+    """
+    interrupted = bool(flags & INTERRUPTED)
+    if kind in (NONE, SKIPPED, STOPPED):
+        return PlainAnswer(_KINDS[kind], Value(None), interrupted=interrupted)
+    value = decode_plain(body, flags, views)
+    outcome: Outcome[Any] = Value(value)
+    if kind == EXIT:
+        outcome = Error(_plain_exit(value))
+    elif kind in (ERROR, PAYLOAD):
+        if not isinstance(value, Exception):
+            raise RemoteProtocolError("a built-in operation failed with what is no exception")
+        outcome = Error(value)
+    return PlainAnswer(_KINDS[kind], outcome, interrupted=interrupted)
+
+
+def _plain_exit(value: Any) -> RequestExitError:
+    kinds = [*map(type, value)] if type(value) is tuple else []
+    if len(kinds) != 3 or kinds[::2] != [str, str] or kinds[1] not in (str, int, type(None)):
+        raise RemoteProtocolError("a built-in operation ended in no way that there is")
+    return exit_error(*value)
+
+
+def untrusted_answer(error: RemoteProtocolError) -> PlainAnswer:
+    """Make the answer that stands for one which is not believed."""
+    return PlainAnswer("payload", Error(error))
+
+
 def lost_answer(flags: int, error: OSError) -> ProcessAnswer:
     """Make the answer that stands for one which this process has no room for."""
     encoded = encode(payload_error("the answer could not be received", error))
@@ -270,6 +332,20 @@ def function_name(function: object) -> str:
     module = getattr(function, "__module__", None) or type(function).__module__
     name = getattr(function, "__qualname__", None) or type(function).__qualname__
     return f"{module}.{name}"
+
+
+def refuse_values(function: Callable[..., Any], values: dict[str, Any]) -> None:
+    """Refuse context variables whose values cannot be pickled.
+
+    Raises:
+      PayloadError: if one of them is such.
+    """
+    for name, value in values.items():
+        try:
+            encode(value)
+        except (Exception, SystemExit) as error:
+            what = f"{name}, a context variable for {function_name(function)}, cannot be sent"
+            raise payload_error(f"{what} to a worker", error) from error
 
 
 def cannot_pickle(

@@ -9,6 +9,7 @@ How a process lives and dies is in `_host`.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import multiprocessing
 import os
@@ -24,7 +25,7 @@ import trio_parallel
 from trio.lowlevel import enable_ki_protection
 
 from trioipc import __version__
-from trioipc._errors import IPCError, WorkerStartError
+from trioipc._errors import IPCError, PayloadError, RemoteProtocolError, WorkerStartError
 from trioipc.memory._board import (
     HISTOGRAM,
     HISTOGRAMS,
@@ -39,14 +40,19 @@ from trioipc.memory._segment import Segment, create
 from trioipc.pool._beside import ParentBeside
 from trioipc.pool._endpoint import Death, Endpoint, Engine, Snapshot
 from trioipc.pool._host import EXIT_SECONDS, Host, lend_thread
+from trioipc.pool._logs import LogReader, levels
+from trioipc.pool._options import values_of
 from trioipc.pool._payload import (
     NO_ARGUMENTS,
     ProcessAnswer,
     ProcessCall,
     cannot_pickle,
     lost_answer,
+    plain_answer,
     refuse_asynchronous,
     refuse_synchronous,
+    refuse_values,
+    untrusted_answer,
 )
 from trioipc.pool._slot import set_cancel, set_limit, snapshot
 from trioipc.pool._store import Store
@@ -55,27 +61,31 @@ from trioipc.pool._wires import Listener, ParentWires, hand_over, listen
 from trioipc.protocol._codec import (
     BESIDE,
     CALL,
+    CONTEXT,
     FROM_WORKER,
     INLINE,
     LOST,
     NONE,
     PICKLE_LIMIT,
+    PLAIN,
     READY,
     RETURN,
     TO_WORKER,
     VERSION,
-    decode,
+    decode_operations,
     define_frame,
     encode,
     lift_arguments,
     split_frames,
     stop_frame,
 )
+from trioipc.worker._stacks import STACKS_SIGNAL
 from trioipc.worker._wires import LostSegmentError, Ticket
 from trioipc.worker.registry import perform
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextvars import ContextVar
     from typing import Any, Literal
 
     from trioipc.pool._endpoint import Answer, Call, Vitals
@@ -105,6 +115,9 @@ _LESSON = 16
 
 # The answer of a function that returned None.
 _NOTHING = ProcessAnswer(NONE, 0, [], [], {}, b"")
+
+# Functions whose workers need not be trusted.
+_BUILTIN = "trioipc.builtin."
 
 _GUARD_HINT = (
     "Its own error is on stderr. Most often the main module opens a pool without "
@@ -151,6 +164,10 @@ class ProcessEngine(Engine):
       start_timeout: Seconds until a worker that is not ready has failed.
       kind: ``"cpu"`` or ``"io"``.
       arena_bytes: How much shared memory for payloads is kept.
+      memory_limit: How many bytes of private memory a worker may have.
+      scrub_environment: Whether workers forget most of their environment.
+      forward_logs: Whether what workers log is handed to the loggers of this process.
+      context: The context variables that travel with each call, with their names.
     """
 
     name: str
@@ -158,6 +175,10 @@ class ProcessEngine(Engine):
     start_timeout: float = START_TIMEOUT
     kind: Literal["cpu", "io"] = "cpu"
     arena_bytes: float = 256 << 20
+    memory_limit: float = math.inf
+    scrub_environment: bool = False
+    forward_logs: bool = False
+    context: tuple[tuple[str, ContextVar[Any]], ...] = ()
     places: int = attrs.field(init=False)
     watched: bool = attrs.field(default=True, init=False)
     store: Store = attrs.field(init=False)
@@ -171,6 +192,18 @@ class ProcessEngine(Engine):
 
     def prepare(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Call:
         """Pickle a call; see `Engine.prepare`."""
+        values = values_of(self.context) if self.context else None
+        if not values:
+            return self._prepare(function, arguments)
+        try:
+            call = self._prepare(function, (*arguments, values))
+        except PayloadError:
+            refuse_values(function, values)
+            raise
+        call.flags |= CONTEXT
+        return call
+
+    def _prepare(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> ProcessCall:
         if not _is_plain(function):
             return self._prepare_inline(function, arguments)
         known = self._functions.get(function)
@@ -183,6 +216,7 @@ class ProcessEngine(Engine):
             if len(pickled) > PICKLE_LIMIT:  # more than a frame holds
                 return self._prepare_inline(function, arguments)
             known = ProcessCall(len(self._functions), pickled, NO_ARGUMENTS, self.store)
+            known.plain = (function.__module__ or "").startswith(_BUILTIN)
             self._functions[function] = known
         if not arguments:
             return known
@@ -190,9 +224,13 @@ class ProcessEngine(Engine):
             encoded = encode(lift_arguments(arguments))
         except (Exception, SystemExit) as error:
             raise cannot_pickle(function, arguments, error) from error
-        return ProcessCall(known.number, known.pickled_function, encoded, self.store)
+        call = ProcessCall(known.number, known.pickled_function, encoded, self.store)
+        call.plain = known.plain
+        return call
 
-    def _prepare_inline(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Call:
+    def _prepare_inline(
+        self, function: Callable[..., Any], arguments: tuple[Any, ...]
+    ) -> ProcessCall:
         if not callable(function):
             raise TypeError(f"the function must be callable, not {type(function).__name__}")
         self._refuse(function)
@@ -245,12 +283,15 @@ class ProcessEndpoint(Endpoint):
         self._lay_out(memoryview(bytearray(board_bytes(engine.places))).cast("Q"))
         # Functions that the worker has been sent; those that go with their call need not be.
         self._known: set[int] = {INLINE}
+        # Of each slot, whether its answer must be plain data.
+        self._plain = [False] * engine.places
         # For `peek`: when we last posted and heard something, and how long that had taken.
         self._posted_at = 0
         self._heard_at = 0
         self._was_quick = False
         self._lesson = 0
         self._wires: ParentWires | None = None
+        self._logs: LogReader | None = None
         self._beside: ParentBeside | None = None
         self._connected = trio.Event()
         self._started = trio.Event()
@@ -294,15 +335,19 @@ class ProcessEndpoint(Endpoint):
                     await self._host.dead.wait()
                     self._connected.set()
                     self._drain()
+                    if self._logs is not None and self._broken is None:
+                        with contextlib.suppress(RemoteProtocolError):  # it is dead already
+                            self._logs.drain()
+                    stack = None if self._wires is None else self._wires.stacks.last_words()
                     if lost is not None and self._started.is_set():
                         # To end trio-parallel's call takes milliseconds more.
-                        lost(Death(self._host.exitcode(), error or self._broken))
+                        lost(Death(self._host.exitcode(), error or self._broken, stack))
                     # One that could not start, or was closed, has something to say at its end.
                     await self._host.reap(at_once=self._started.is_set() and not self._closing)
                     nursery.cancel_scope.cancel()
                 if not self._started.is_set():
                     error = self._start_error(error or self._host.error)
-                death = Death(self._host.exitcode(), error or self._broken)
+                death = Death(self._host.exitcode(), error or self._broken, stack)
             finally:
                 self._release()
                 # They know who knows us.
@@ -327,17 +372,21 @@ class ProcessEndpoint(Endpoint):
         return None
 
     def _ticket(self, listener: Listener) -> Ticket:
+        engine = self._engine
         return Ticket(
             address=listener.address,
             token=listener.token,
             version=__version__,
             protocol=VERSION,
-            kind=self._engine.kind,
-            name=self._engine.name,
-            modules=self._engine.modules,
-            slots=self._engine.places,
-            board_bytes=board_bytes(self._engine.places),
-            timeout=min(self._engine.start_timeout, _HANDSHAKE_SECONDS),
+            kind=engine.kind,
+            name=engine.name,
+            modules=engine.modules,
+            slots=engine.places,
+            board_bytes=board_bytes(engine.places),
+            timeout=min(engine.start_timeout, _HANDSHAKE_SECONDS),
+            memory_limit=None if engine.memory_limit == math.inf else int(engine.memory_limit),
+            scrub_environment=engine.scrub_environment,
+            log_levels=levels() if engine.forward_logs else None,
         )
 
     async def _connect(self, listener: Listener, board: Segment, nursery: trio.Nursery) -> None:
@@ -345,7 +394,7 @@ class ProcessEndpoint(Endpoint):
         self.pid = pid
         try:
             self._host.watch(pid, nursery)
-            self._wires = hand_over(control, board)
+            self._wires = hand_over(control, board, with_logs=self._engine.forward_logs)
         except BaseException:
             control.close()
             raise
@@ -355,6 +404,21 @@ class ProcessEndpoint(Endpoint):
         nursery.start_soon(self._read)
         nursery.start_soon(self._write)
         nursery.start_soon(self._insist)
+        if self._wires.logs is not None:
+            self._logs = LogReader(self._wires.logs, pid, self._dropped)
+            nursery.start_soon(self._read_logs, self._logs)
+
+    @enable_ki_protection
+    async def _read_logs(self, logs: LogReader) -> None:
+        try:
+            await logs.run()
+        except RemoteProtocolError as error:
+            self._broken = error
+            self.kill()
+
+    def _dropped(self) -> int:
+        cells = self._histogram_cells
+        return int(cells[HISTOGRAMS * HISTOGRAM])
 
     @enable_ki_protection
     async def _insist(self) -> None:
@@ -386,6 +450,8 @@ class ProcessEndpoint(Endpoint):
             self._beside = None
         if self._wires is not None:
             self._wires.close()
+        if self._logs is not None:
+            self._logs.close()
         # What it wrote can still be read, but from a copy: a map holds a descriptor.
         if self._board is not None:
             self._lay_out(memoryview(bytearray(self._board.memory)).cast("Q"))
@@ -445,10 +511,12 @@ class ProcessEndpoint(Endpoint):
 
     def _handle(self, head: tuple[Any, ...], body: bytes) -> None:
         _, kind, flags, slot, generation = head
+        answer: Answer
         if kind == NONE and not flags:
             answer = _NOTHING
         elif kind == READY:
-            _, self._engine.known_operations = decode(body, flags, ())
+            self._engine.known_operations = decode_operations(body)
+            self._host.ready = True
             self._started.set()
             self._ready()
             return
@@ -460,10 +528,7 @@ class ProcessEndpoint(Endpoint):
             if kind == LOST:
                 self._beside.lost(generation)
                 return
-            try:
-                answer = ProcessAnswer(kind, flags, *self._beside.take_in(body, flags))
-            except LostSegmentError as error:
-                answer = lost_answer(flags, error)
+            answer = self._receive(kind, flags, slot, body)
         self._heard_at = time.perf_counter_ns()
         self._was_quick = self._slots[slot][TOOK] < _QUICK_NANOSECONDS
         if self._lesson:
@@ -473,6 +538,22 @@ class ProcessEndpoint(Endpoint):
         if store.budget.is_over():  # what nobody looks at can be dropped, now that it rests
             store.poke()
         self._hear(generation, answer)
+
+    def _receive(self, kind: int, flags: int, slot: int, body: bytes) -> Answer:
+        """Take in an answer that has a body."""
+        assert self._beside is not None
+        try:
+            views, kinds, segments, rest = self._beside.take_in(body, flags)
+        except LostSegmentError as error:
+            return lost_answer(flags, error)
+        if not self._plain[slot]:
+            return ProcessAnswer(kind, flags, views, kinds, segments, rest)
+        try:
+            return plain_answer(kind, flags, views, rest)
+        except RemoteProtocolError as error:
+            # Before it is heard, so that this worker gets nothing more that it could begin.
+            self.kill()
+            return untrusted_answer(error)
 
     def _is_at_rest(self) -> bool:
         # That its slot says "over" is not enough: an answer that is still in the pipe names slabs.
@@ -498,10 +579,11 @@ class ProcessEndpoint(Endpoint):
         set_limit(cells, limit, left)
         cells[SUBMITTED_AT] = since
         self._last = cells, generation << 2 | OVER
+        self._plain[slot] = call.plain
         self._unheard += 1
         self._posted_at = since
-        number = call.number
-        frame = TO_WORKER.pack(len(body), CALL, call.flags, slot, number, generation, serial)
+        number, flags = call.number, call.flags | PLAIN if call.plain else call.flags
+        frame = TO_WORKER.pack(len(body), CALL, flags, slot, number, generation, serial)
         if body:
             frame += body
         if number not in self._known:
@@ -618,6 +700,19 @@ class ProcessEndpoint(Endpoint):
     def memory(self) -> int | None:
         """Ask the machine how much the process holds."""
         return None if self.pid is None else read_private_bytes(self.pid)
+
+    def dump_stack(self) -> Callable[[], str | None]:
+        """Ask for the stacks, and do not wait; see `Endpoint.dump_stack`."""
+        if self._wires is None or not self._started.is_set():
+            return super().dump_stack()
+        return self._wires.stacks.note(lambda: self._host.signal(STACKS_SIGNAL))
+
+    async def stacks(self, seconds: float) -> str | None:
+        """Ask for the stacks by a signal; see `Endpoint.stacks`."""
+        if self._wires is None or not self._started.is_set():
+            await trio.lowlevel.checkpoint()
+            return None
+        return await self._wires.stacks.ask(lambda: self._host.signal(STACKS_SIGNAL), seconds)
 
     def histograms(self) -> memoryview:
         """Return the worker's time counts."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trioipc.memory.state import SharedCancellation
-    from trioipc.pool._endpoint import Answer, Call, Snapshot
+    from trioipc.pool._endpoint import Answer, Call, Death, Snapshot
     from trioipc.pool._ladder import Ladder
     from trioipc.pool._stall import StallClock
     from trioipc.pool._worker import Worker
@@ -419,14 +419,9 @@ class PoolRequest(Generic[T_co]):
             parts.append(f"{self._seconds:.3f} s after it was taken up")
         error.add_note("trioipc: " + ", ".join(parts))
 
-    def _crash(
-        self,
-        exitcode: int | None,
-        snapshot: Snapshot,
-        why: BaseException | None,
-        reason: str | None = None,
-    ) -> None:
+    def _crash(self, death: Death, snapshot: Snapshot, reason: str | None = None) -> None:
         """Note that a worker died while it ran this."""
+        exitcode = death.exitcode
         how = "for an unknown reason" if exitcode is None else f"with exit code {exitcode}"
         error = WorkerCrashedError(
             f"the worker that ran {self.id} died {how}",
@@ -441,7 +436,9 @@ class PoolRequest(Generic[T_co]):
             error.args = (f"the worker that ran {self.id} was {reason}, and was killed",)
         elif error.signal is not None:
             error.args = (f"the worker that ran {self.id} was killed by {error.signal.name}",)
-        error.__cause__ = why
+        error.__cause__ = death.error
+        if death.stack is not None:
+            error.add_note(death.stack)
         self._seconds = snapshot.seconds
         self._annotate(error)
         self._crashes = (*self._crashes, error)

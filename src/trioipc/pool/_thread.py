@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import math
 import os
+import sys
+import threading
 import time
+import traceback
 from typing import TYPE_CHECKING, final
 
 import attrs
@@ -37,13 +40,16 @@ from trioipc.memory._board import (
     count,
 )
 from trioipc.pool._endpoint import Death, Endpoint, Engine, Snapshot
+from trioipc.pool._options import values_of
 from trioipc.pool._payload import exit_error, refuse_asynchronous
 from trioipc.pool._slot import set_cancel, set_limit, snapshot
+from trioipc.worker._context import within
 from trioipc.worker.registry import load, registered
 from trioipc.worker.request import CurrentRequest, set_context_request
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextvars import ContextVar
     from typing import Any
 
     from outcome import Outcome
@@ -58,6 +64,7 @@ class ThreadCall:
 
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
+    values: dict[str, Any] = attrs.Factory(dict)  # of context variables
     loads: bool = attrs.field(default=False, init=False)
     held: int = attrs.field(default=0, init=False)
 
@@ -103,10 +110,12 @@ class ThreadEngine(Engine):
     Args:
       name: The pool's name.
       modules: What is loaded before the first one is ready, in this process.
+      context: The context variables that travel with each call, with their names.
     """
 
     name: str
     modules: tuple[str, ...] = ()
+    context: tuple[tuple[str, ContextVar[Any]], ...] = ()
     places: int = attrs.field(default=1, init=False)
 
     def prepare(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Call:
@@ -114,7 +123,7 @@ class ThreadEngine(Engine):
         if not callable(function):
             raise TypeError(f"the function must be callable, not {type(function).__name__}")
         refuse_asynchronous(function)
-        return ThreadCall(function, arguments)
+        return ThreadCall(function, arguments, values_of(self.context))
 
     def endpoint(self) -> Endpoint:
         """Make a worker thread, not started yet."""
@@ -172,7 +181,7 @@ class ThreadEndpoint(Endpoint):
         request = CurrentRequest(cells, generation, f"{self._name}-{serial}")
         set_context_request(request)
         try:
-            return ThreadAnswer("value", call.function(*call.arguments))
+            return ThreadAnswer("value", within(call.values, call.function, *call.arguments))
         except RequestInterrupt:
             return ThreadAnswer("stopped", None)
         except Exception as error:
@@ -224,6 +233,15 @@ class ThreadEndpoint(Endpoint):
     def look(self, slot: int, generation: int) -> Snapshot:
         """Read the slot; see `Endpoint.look`."""
         return snapshot(self._cells, generation)
+
+    async def stacks(self, seconds: float) -> str | None:
+        """Return those of this process; see `Endpoint.stacks`."""
+        await trio.lowlevel.checkpoint()
+        names = {thread.ident: thread.name for thread in threading.enumerate()}
+        return "\n".join(
+            f"Thread {names.get(ident)}:\n" + "".join(traceback.format_stack(frame))
+            for ident, frame in sys._current_frames().items()
+        )
 
     def histograms(self) -> memoryview:
         """Return the thread's time counts."""

@@ -20,6 +20,7 @@ import attrs
 import trio
 
 from trioipc._errors import WorkerStartError
+from trioipc.pool._stacks import StackReader
 from trioipc.protocol._codec import VERSION
 from trioipc.worker._wires import HELLO
 
@@ -122,6 +123,9 @@ class ParentWires:
     control: socket.socket
     calls: int
     answers: int
+    stacks: StackReader
+    # The read end of the log records, for whoever reads it; None if there is none.
+    logs: int | None = None
 
     def close_calls(self) -> None:
         """Close the pipe of the calls, which tells the worker to end."""
@@ -137,32 +141,43 @@ class ParentWires:
         if self.answers >= 0:
             os.close(self.answers)
             self.answers = -1
+        self.stacks.close()
 
 
-def hand_over(control: socket.socket, board: Segment) -> ParentWires:
+def hand_over(control: socket.socket, board: Segment, *, with_logs: bool = False) -> ParentWires:
     """Make the pipes, and give the worker its ends and the board.
+
+    Args:
+      control: The socket to the worker.
+      board: Its board.
+      with_logs: Whether there is a pipe for its log records.
 
     Raises:
       OSError: if there is no descriptor left, or the worker is gone.
     """
     assert board.descriptor is not None
-    their_calls, calls = os.pipe()
-    try:
-        answers, their_answers = os.pipe()
-    except OSError:
-        os.close(their_calls)
-        os.close(calls)
-        raise
-    wires = ParentWires(control, calls, answers)
-    try:
-        socket.send_fds(control, [b"\0"], [their_calls, their_answers, board.descriptor])
-    except OSError:
-        wires.close()
-        raise
-    finally:
-        os.close(their_calls)
-        os.close(their_answers)
+    with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
+        their_calls, calls = _pipe(theirs, ours)
+        answers, their_answers = _pipe(ours, theirs)
+        stacks, their_stacks = _pipe(ours, theirs)
+        sent = [their_calls, their_answers, their_stacks, board.descriptor]
+        logs = None
+        if with_logs:
+            logs, their_logs = _pipe(ours, theirs)
+            os.set_blocking(logs, False)
+            os.set_blocking(their_logs, False)
+            sent.append(their_logs)
+        for descriptor in (calls, answers, stacks, their_stacks):
+            os.set_blocking(descriptor, False)
+        socket.send_fds(control, [b"\0"], sent)
+        ours.pop_all()
     control.setblocking(False)
-    os.set_blocking(calls, False)
-    os.set_blocking(answers, False)
-    return wires
+    return ParentWires(control, calls, answers, StackReader(stacks), logs)
+
+
+def _pipe(reader: contextlib.ExitStack, writer: contextlib.ExitStack) -> tuple[int, int]:
+    """Make a pipe whose ends are closed by these."""
+    ends = os.pipe()
+    reader.callback(os.close, ends[0])
+    writer.callback(os.close, ends[1])
+    return ends

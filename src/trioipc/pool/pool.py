@@ -31,7 +31,7 @@ from trioipc.memory.state import SharedCancellation
 from trioipc.pool._admission import wait_for_room
 from trioipc.pool._block import block
 from trioipc.pool._dispatch import Dispatcher
-from trioipc.pool._options import Options, count, module_names, one_of, seconds
+from trioipc.pool._options import Options, count, module_names, one_of, seconds, variables
 from trioipc.pool._process import ProcessEngine, refuse_nested
 from trioipc.pool._progress import Sampler
 from trioipc.pool._recycling import Limits
@@ -58,6 +58,10 @@ Ts = TypeVarTuple("Ts")
 
 Kind: TypeAlias = Literal["cpu", "io", "thread"]
 _KINDS: tuple[Kind, ...] = ("cpu", "io", "thread")
+
+# How long `dump_stacks` waits for those that do not answer, all together; and for each at least.
+_STACKS_SECONDS = 1.0
+_STACKS_LEAST_SECONDS = 0.2
 
 
 # [0]: how often this process is a fork of one that had loaded us. A cell, for it is read often.
@@ -99,6 +103,7 @@ class WorkerPool:
         self._forks = _forks[0]
         self._open = True
         self._served = trio.Event()
+        self._dumping = trio.Lock()
 
     def __repr__(self) -> str:
         workers = self._dispatcher.workers
@@ -484,6 +489,35 @@ class WorkerPool:
         self._check_home()
         return self._dispatcher.engine.allocate(int(count("nbytes", nbytes, 0, finite=True)))
 
+    @enable_ki_protection
+    async def dump_stacks(self) -> dict[int, str]:
+        """Return where each worker is in its code, also while C code holds its GIL.
+
+        For workers that seem to hang. Costs each of them less than a millisecond. If some do not
+        answer, as stopped ones, it takes a second, and 0.2 more for each of them. Workers that are
+        still starting are left out. One dump at a time: a second caller waits for the first.
+
+        Returns:
+          ``{pid: text}``: the stacks of all threads, as `faulthandler` writes them.
+
+        Raises:
+          trio.ClosedResourceError: if the pool is closed.
+
+        Cancellation: a checkpoint.
+        """
+        await checkpoint_if_cancelled()
+        self._check_home()
+        async with self._dumping:
+            found = {}
+            deadline = trio.current_time() + _STACKS_SECONDS
+            for worker in [*self._dispatcher.workers]:
+                pid = worker.endpoint.pid
+                if pid is not None and worker.state != "starting":
+                    seconds = max(deadline - trio.current_time(), _STACKS_LEAST_SECONDS)
+                    text = await worker.endpoint.stacks(seconds)
+                    found[pid] = text or "(it does not say)"
+        return found
+
     def statistics(self) -> PoolStatistics:
         """Return what the pool has done and does."""
         dispatcher = self._dispatcher
@@ -643,6 +677,10 @@ async def open_worker_pool(
     max_requests: float = math.inf,
     max_memory: float = math.inf,
     max_age: float = math.inf,
+    memory_limit: float = math.inf,
+    scrub_environment: bool = False,
+    forward_logs: bool = False,
+    context_variables: Iterable[str] = (),
 ) -> AsyncIterator[WorkerPool]:
     """Open a pool of workers for as long as the block lasts.
 
@@ -671,7 +709,7 @@ async def open_worker_pool(
       grace: Seconds for each rung of the cancel ladder.
       drain_timeout: Seconds that leaving waits for requests.
       progress_interval: Seconds between two progress values of a request.
-      name: The first half of each request's id.
+      name: The first half of each request's id, and of what ``ps`` and ``top`` call the workers.
       min_size: How many workers are started at once and stay; more than that end when nobody has
         needed them for a minute. None to start one, and keep all that were ever needed.
       spare: How many workers are kept ready beyond those in use, so that neither one that has died
@@ -680,6 +718,21 @@ async def open_worker_pool(
       max_memory: How many bytes it may hold more than when it was ready, shared memory apart,
         before another takes its place; known on Linux only.
       max_age: For how many seconds it serves, less up to a tenth by chance, before another does.
+      memory_limit: How many bytes of private memory each worker process may have; what asks for
+        more gets a MemoryError. At least 32 MiB; shared memory does not count.
+      scrub_environment: Whether worker processes forget their environment variables, but for
+        ``HOME``, ``LANG``, ``LANGUAGE``, ``LD_LIBRARY_PATH``, ``LOGNAME``, ``PATH``,
+        ``SSL_CERT_DIR``, ``SSL_CERT_FILE``, ``TMPDIR``, ``TZ``, ``USER`` and those that begin with
+        ``COVERAGE_``, ``DYLD_``, ``LC_``, ``PYTHON`` or ``TRIOIPC_``. Before ``modules`` are
+        loaded, but after the main module was.
+      forward_logs: Whether what worker processes log is handed to the loggers of the same names
+        here, with ``worker_pid`` and ``request_id`` as attributes of the record. Levels are those
+        that the loggers here have when a worker starts. Logging never waits: where a worker logs
+        faster than this process reads, records are dropped, and the logger ``trioipc.worker`` says
+        how many.
+      context_variables: Names of `contextvars.ContextVar` objects, such as ``"shop.web:tenant"``.
+        Those that are set in the caller's context are set to that in the function's; their values
+        are pickled with each request.
 
     Raises:
       WorkerStartError: if no worker can be started, or a module not be loaded.
@@ -705,16 +758,30 @@ async def open_worker_pool(
         max_requests=max_requests,
         max_memory=max_memory,
         max_age=max_age,
+        memory_limit=memory_limit,
+        scrub_environment=scrub_environment,
+        forward_logs=forward_logs,
     )
     names = module_names(modules)
+    context = variables(context_variables)
     limit = seconds("start_timeout", start_timeout)
     engine: Engine
     one_of("kind", kind, _KINDS)
     if kind == "thread":
-        engine = ThreadEngine(name, names)
+        engine = ThreadEngine(name, names, context)
     else:
         refuse_nested()
-        engine = ProcessEngine(name, names, limit, kind, options.max_arena_bytes)
+        engine = ProcessEngine(
+            name,
+            names,
+            limit,
+            kind,
+            options.max_arena_bytes,
+            options.memory_limit,
+            options.scrub_environment,
+            options.forward_logs,
+            context,
+        )
     async with open_on(engine, options) as pool:
         yield pool
 

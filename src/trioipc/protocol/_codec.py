@@ -22,7 +22,7 @@ from trioipc.memory._ring import RingSpace
 from trioipc.memory._travel import carrying, receiving
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Sequence
+    from collections.abc import Callable, Container, Iterable, Sequence
     from typing import Any, TypeAlias
 
     from trioipc.memory._segment import Segment
@@ -66,6 +66,9 @@ BESIDE = 1  # it begins with a table of places
 PICKLE_BESIDE = 2  # the pickle itself is at the last place
 # A flag of an answer.
 INTERRUPTED = 4  # the interrupt rung has raised in the function
+# Flags of a call.
+PLAIN = 8  # its answer is to be as `trioipc.protocol._plain` writes it
+CONTEXT = 16  # its last argument is a dict of context variables
 
 _COUNT = struct.Struct("<I")
 _PLACE = struct.Struct("<QQQB")
@@ -77,7 +80,7 @@ _KINDS: dict[type, int] = {bytes: BYTES, bytearray: BYTEARRAY}
 # So many descriptors fit into a socket that nobody reads yet; 250 did, 300 did not.
 PARCELS_LIMIT = 64
 # More buffers than this would not fit a frame; the rest stays in the pickle.
-_PLACES_LIMIT = 1024
+PLACES_LIMIT = 1024
 
 
 class Encoded:
@@ -168,7 +171,7 @@ def encode(value: object) -> Encoded:
         if type(view.obj) is memoryview and view.obj.c_contiguous:
             # Not a view of a view: before 3.13, collecting such a pair crashes the interpreter.
             view = memoryview(view.obj).cast("B")
-        if len(views) >= _PLACES_LIMIT or (
+        if len(views) >= PLACES_LIMIT or (
             len(view) < OUT_OF_BAND and type(view.obj) is not RingSpace
         ):
             return True
@@ -250,6 +253,33 @@ def decode(
     if flags & PICKLE_BESIDE:
         return pickle.loads(views[-1], buffers=views[:-1])
     return pickle.loads(rest, buffers=views)
+
+
+def encode_operations(operations: Iterable[tuple[str, str, bool]]) -> bytes:
+    """Write down what operations a worker has, as ``(channel, name, idempotent)``."""
+    body = b""
+    for channel, name, idempotent in operations:
+        raw = f"{channel} {idempotent:d} {name}".encode(errors="surrogatepass")
+        body += _COUNT.pack(len(raw)) + raw
+    return body
+
+
+def decode_operations(body: bytes) -> tuple[tuple[str, str, bool], ...]:
+    """Read what `encode_operations` wrote; nothing that anybody may have written runs.
+
+    Raises:
+      RemoteProtocolError, ValueError, struct.error: if it is something else.
+    """
+    found = []
+    at = 0
+    while at < len(body):
+        (length,) = _COUNT.unpack_from(body, at)
+        at += _COUNT.size + length
+        if at > len(body):
+            raise RemoteProtocolError("a list of operations that breaks off")
+        channel, mark, name = body[at - length : at].decode(errors="surrogatepass").split(" ", 2)
+        found.append((channel, name, mark == "1"))
+    return tuple(found)
 
 
 def define_frame(number: int, function: bytes) -> bytes:

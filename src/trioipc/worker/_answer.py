@@ -12,6 +12,7 @@ from trioipc.protocol._codec import (
     ERROR,
     EXIT,
     PAYLOAD,
+    STOPPED,
     VALUE,
     Encoded,
     encode,
@@ -43,7 +44,24 @@ def encode_answer(kind: int, value: Any) -> tuple[int, Encoded]:
         return _encode_exception(value)
     if kind == EXIT:
         return EXIT, encode(_exit(value))
+    if kind == PAYLOAD:
+        return PAYLOAD, encode(value)
     return kind, _EMPTY
+
+
+def encode_plain_answer(kind: int, value: Any) -> tuple[int, Encoded]:
+    """Encode the same as plain data, which is what the built-in operations send."""
+    from trioipc.protocol._plain import encode_plain  # 2 ms, for operations that take more
+
+    if kind == STOPPED:
+        return kind, _EMPTY
+    try:
+        return kind, encode_plain(_exit(value) if kind == EXIT else value)
+    except Exception as error:
+        lost = payload_error(f"an answer of {_type_name(value)}", error)
+        if kind == ERROR:
+            lost.add_note(_text_of(value))
+        return PAYLOAD, encode_plain(lost)
 
 
 _EMPTY = Encoded(b"")

@@ -26,8 +26,10 @@ def serve(ticket: Ticket) -> None:
             f"the worker found trioipc {__version__}, its parent is {ticket.version}"
         )
     control = report(ticket)
+    from trioipc.worker._life import give_way, settle
     from trioipc.worker._orphan import die_with_parent, keep_descriptors_private
     from trioipc.worker._serve import Server
+    from trioipc.worker._stacks import tell_stacks
 
     server_type = Server
     if ticket.kind == "io":
@@ -35,12 +37,19 @@ def serve(ticket: Ticket) -> None:
 
         server_type = IoServer
 
-    wires = take_over(control)
+    wires = take_over(control, logs=ticket.log_levels is not None)
     try:
+        tell_stacks(wires.stacks)
         die_with_parent()
         keep_descriptors_private()
+        settle(ticket)
         server = server_type(ticket, wires)
+        if wires.logs is not None and ticket.log_levels is not None:
+            from trioipc.worker._logs import forward_logs
+
+            forward_logs(wires.logs, ticket.log_levels, server.dropped())
         server.prepare()
+        give_way()
         try:
             server.loop()
         except OSError:

@@ -32,29 +32,32 @@ from trioipc.memory._board import (
     TOTAL,
     WHOLE,
     count,
+    dropped_at,
     histogram_base,
 )
 from trioipc.memory._segment import adopt
 from trioipc.protocol._codec import (
     BESIDE,
     CALL,
+    CONTEXT,
     DEFINE,
     FROM_WORKER,
     INLINE,
     INTERRUPTED,
     NONE,
     PAYLOAD,
+    PLAIN,
     READY,
     SKIPPED,
     STOP,
     TO_WORKER,
     decode,
-    encode,
+    encode_operations,
     payload_error,
     split_frames,
     with_places,
 )
-from trioipc.worker._answer import encode_answer
+from trioipc.worker._answer import encode_answer, encode_plain_answer
 from trioipc.worker._execute import OURS, Executor
 from trioipc.worker._wires import send_segment
 from trioipc.worker.registry import load, registered
@@ -95,6 +98,7 @@ class Server:
         )
         self._functions: dict[int, Callable[..., Any]] = {}  # {number: function}
         self._broken: dict[int, BaseException] = {}  # {number: why it could not be loaded}
+        self._plain: set[int] = set()  # generations of calls whose answers are to be plain data
         self._executor = Executor()
         # Whether a read would block.
         self._sleeps = True
@@ -114,8 +118,12 @@ class Server:
         self.listen_to_signals()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._become_fork)
-        ready = encode((os.getpid(), registered()))
-        self._write(FROM_WORKER.pack(len(ready.body), READY, ready.flags, 0, 0) + ready.body)
+        ready = encode_operations(registered())
+        self._write(FROM_WORKER.pack(len(ready), READY, 0, 0, 0) + ready)
+
+    def dropped(self) -> memoryview:
+        """Return the cell in which lost log records are counted."""
+        return self._cells[dropped_at(self._ticket.slots) :]
 
     def _become_fork(self) -> None:
         self._is_fork = True
@@ -184,6 +192,8 @@ class Server:
         self, slot: int, function: int, generation: int, serial: int, flags: int, body: bytes
     ) -> None:
         cells = self._slots[slot]
+        if flags & PLAIN:
+            self._plain.add(generation)
         started = time.perf_counter_ns()
         self._executor.interrupted = False
         cells[DONE] = 0
@@ -199,7 +209,12 @@ class Server:
             self._answer(slot, generation, self._frame(slot, generation, SKIPPED, None))
             return
         try:
-            loaded = [self._load(function, flags, body)]
+            target, arguments = self._load(function, flags, body)
+            if flags & CONTEXT:
+                *others, values = arguments
+                target, arguments = self._in_context(values, target), tuple(others)
+            loaded = [(target, arguments)]
+            del target, arguments
         except BaseException as error:
             frame = self._frame(slot, generation, PAYLOAD, error)
             del error  # it holds what was loaded, which can be returned now
@@ -243,6 +258,15 @@ class Server:
             return target, arguments
         return self._function(function), value
 
+    def _in_context(self, values: dict[str, Any], target: Callable[..., Any]) -> Callable[..., Any]:
+        """Let a function see context variables, which are gone when it has ended."""
+        from contextvars import copy_context
+        from functools import partial
+
+        from trioipc.worker._context import within
+
+        return partial(copy_context().run, within, values, target)
+
     def _traffic(self) -> Beside:
         """Return what travels beside frames. Loaded when first needed, for it takes 3 ms."""
         with self._making:  # a thread that some function has left may be here as well
@@ -277,16 +301,19 @@ class Server:
     def _frame(self, slot: int, generation: int, kind: int, value: Any) -> bytes:
         """Write down how a call ended; send what travels beside that."""
         flags = INTERRUPTED if self._executor.interrupted else 0
+        write_down = encode_answer
+        if generation in self._plain:
+            self._plain.discard(generation)
+            write_down = encode_plain_answer
         if kind in (NONE, SKIPPED):
             return FROM_WORKER.pack(0, kind, flags, slot, generation)
         if kind == PAYLOAD:
-            encoded = encode(payload_error("the call", value))
-        else:
-            kind, encoded = encode_answer(kind, value)
+            value = payload_error("the call", value)
+        kind, encoded = write_down(kind, value)
         try:
             body = self._send_beside(encoded)
         except OSError as error:
-            kind, encoded = PAYLOAD, encode(payload_error("the result", error))
+            kind, encoded = write_down(PAYLOAD, payload_error("the result", error))
             body = encoded.body
         flags |= encoded.flags
         return FROM_WORKER.pack(len(body), kind, flags, slot, generation) + body

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from functools import partial
 from typing import TYPE_CHECKING, Any, final
 
 import trio
@@ -100,6 +101,12 @@ class IoServer(Server):
         del value
         self._answer(slot, generation, frame)
         request._end()
+
+    def _in_context(self, values: dict[str, Any], target: Callable[..., Any]) -> Callable[..., Any]:
+        """Do so in its own task, whose context is its own."""
+        from trioipc.worker._context import within
+
+        return partial(within, values, target)
 
     def _stop(self, slot: int, generation: int) -> None:
         """Cancel a call; one that has ended is fine, too."""

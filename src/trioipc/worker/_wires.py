@@ -1,11 +1,12 @@
 """What connects a worker process to its parent, seen from the worker.
 
-A control socket for the handshake and for descriptors, and two pipes for frames. A write and a
-read on a pipe take a third of the time that a Unix socket takes.
+A control socket for the handshake and for descriptors, two pipes for frames, and one for the text
+of stacks. A write and a read on a pipe take a third of the time that a Unix socket takes.
 
 Handshake: the worker connects to the address of its ticket and says `HELLO` (the ticket's token,
-its pid and version). The parent compares, then sends one byte with three descriptors: the read end
-of the calls, the write end of the answers, and the board.
+its pid and version). The parent compares, then sends one byte with four descriptors: the read end
+of the calls, the write ends of the answers and of the stacks, and the board; and if the parent
+wants our log records, the write end of a pipe for those.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import struct
 from typing import TYPE_CHECKING, final
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from trioipc.memory._segment import Segment
     from trioipc.memory._travel import Parcel
 
@@ -44,15 +47,22 @@ class Ticket:
       slots: How many the board has.
       board_bytes: How long the board is.
       timeout: Seconds to wait for the parent in the handshake.
+      memory_limit: How many bytes of private memory we may have; None for no limit.
+      scrub_environment: Whether to forget most of our environment.
+      log_levels: ``{name: level}`` of the parent's loggers, to whom we send what we log; None if
+        we send nothing.
     """
 
     __slots__ = (
         "address",
         "board_bytes",
         "kind",
+        "log_levels",
+        "memory_limit",
         "modules",
         "name",
         "protocol",
+        "scrub_environment",
         "slots",
         "timeout",
         "token",
@@ -72,6 +82,9 @@ class Ticket:
         slots: int,
         board_bytes: int,
         timeout: float,
+        memory_limit: int | None = None,
+        scrub_environment: bool = False,
+        log_levels: Mapping[str, int] | None = None,
     ) -> None:
         self.address = address
         self.token = token
@@ -83,22 +96,35 @@ class Ticket:
         self.slots = slots
         self.board_bytes = board_bytes
         self.timeout = timeout
+        self.memory_limit = memory_limit
+        self.scrub_environment = scrub_environment
+        self.log_levels = log_levels
 
 
 @final
 class Wires:
     """The worker's ends: the control socket, and the descriptors of pipes and board."""
 
-    __slots__ = ("answers", "board", "calls", "control")
+    __slots__ = ("answers", "board", "calls", "control", "logs", "stacks")
 
-    def __init__(self, control: socket.socket, calls: int, answers: int, board: int) -> None:
+    def __init__(
+        self,
+        control: socket.socket,
+        calls: int,
+        answers: int,
+        stacks: int,
+        board: int,
+        logs: int | None = None,
+    ) -> None:
         self.control = control
         self.calls = calls
         self.answers = answers
+        self.stacks = stacks
         self.board = board
+        self.logs = logs
 
     def close(self) -> None:
-        """Close everything; the board's descriptor is the segment's, which closes it."""
+        """Close what is ours alone: a crash may need the stacks' even later."""
         self.control.close()
         os.close(self.calls)
         os.close(self.answers)
@@ -118,14 +144,19 @@ def report(ticket: Ticket) -> socket.socket:
     return control
 
 
-def take_over(control: socket.socket) -> Wires:
+def take_over(control: socket.socket, *, logs: bool = False) -> Wires:
     """Take the descriptors that the parent hands over.
+
+    Args:
+      control: From `report`.
+      logs: Whether there is one more, of a pipe for log records.
 
     Raises:
       OSError: if the parent is gone or does not want us.
     """
-    data, descriptors, _, _ = socket.recv_fds(control, 1, 3)
-    if not data or len(descriptors) != 3:
+    expected = 5 if logs else 4
+    data, descriptors, _, _ = socket.recv_fds(control, 1, expected)
+    if not data or len(descriptors) != expected:
         raise ConnectionError("the parent closed the connection during the handshake")
     control.settimeout(None)
     for descriptor in descriptors:
