@@ -889,7 +889,8 @@ def test_threads_that_are_the_first_to_allocate(monkeypatch: pytest.MonkeyPatch)
     """There is one book of slabs in a worker, whoever opens it."""
     server = object.__new__(Server)
     server._beside, server._making, server._is_fork = None, threading.Lock(), False
-    server._wires = Wires(socket.socket(), -1, -1, -1)
+    control = socket.socket()
+    server._wires = Wires(control, -1, -1, -1, -1)
 
     def make_slowly(control: socket.socket) -> Beside:
         time.sleep(0.05)

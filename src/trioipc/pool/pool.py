@@ -6,7 +6,6 @@ carried out of that nursery and unwrapped outside, so nothing is ever wrapped in
 
 from __future__ import annotations
 
-import inspect
 import math
 import os
 from collections.abc import Mapping
@@ -18,7 +17,6 @@ from trio import current_effective_deadline
 from trio.lowlevel import (
     checkpoint_if_cancelled,
     current_task,
-    disable_ki_protection,
     enable_ki_protection,
     wait_task_rescheduled,
 )
@@ -40,6 +38,7 @@ from trioipc.pool._scheduler import Scheduler, StrategyName
 from trioipc.pool._statistics import PoolStatistics, WorkerInfo
 from trioipc.pool._supervisor import Supervisor
 from trioipc.pool._thread import ThreadEngine
+from trioipc.pool._waiting import call_back, wait_out, wait_out_children
 from trioipc.protocol._messages import CHANNELS, PRIORITIES, IPCMessage
 from trioipc.sizing import usable_cores
 from trioipc.worker import registry
@@ -236,8 +235,8 @@ class WorkerPool:
         Cancellation: a checkpoint. If cancelled, nothing was returned, and the worker is idle
         again or being replaced.
         """
-        if (deadline := current_effective_deadline()) == -math.inf:
-            await checkpoint_if_cancelled()
+        await checkpoint_if_cancelled()
+        deadline = current_effective_deadline()
         self._check_home()
         terms = self._terms(
             fn, timeout, queue_timeout, priority, cancellation, max_retries, idempotent, grace
@@ -275,7 +274,7 @@ class WorkerPool:
                 await wait_task_rescheduled(request._abort)
             if nursery.child_tasks:  # its arguments were being copied when it was cancelled
                 gift = capture(request._give)
-                failure = await _wait_out_children(nursery) or failure
+                failure = await wait_out_children(nursery) or failure
         if failure is not None:
             request._mention_in(failure)
             raise failure
@@ -294,9 +293,9 @@ class WorkerPool:
         try:
             if request._state != "ended":
                 async for progress in request.progress:
-                    await _call_back(on_progress, progress)
+                    await call_back(on_progress, progress)
             elif (last := request._last_progress()) is not None:  # one value needs no channel
-                await _call_back(on_progress, last)
+                await call_back(on_progress, last)
         except trio.Cancelled as error:
             request._raise_cancel = Error(error).unwrap
             request._stopped = True
@@ -331,8 +330,8 @@ class WorkerPool:
 
         Cancellation: as `run`, when the block is left.
         """
-        if (deadline := current_effective_deadline()) == -math.inf:
-            await checkpoint_if_cancelled()
+        await checkpoint_if_cancelled()
+        deadline = current_effective_deadline()
         self._check_home()
         terms = self._terms(
             fn, timeout, queue_timeout, priority, cancellation, max_retries, idempotent, grace
@@ -358,8 +357,8 @@ class WorkerPool:
                 self._dispatcher.cancel(request, None)
                 if isinstance(body_error, trio.Cancelled):
                     request._cause = None  # the caller's scope wins
-                body_error = await _wait_out(request._over) or body_error
-            body_error = await _wait_out_children(nursery) or body_error
+                body_error = await wait_out(request._over) or body_error
+            body_error = await wait_out_children(nursery) or body_error
         _leave(request, body_error)
 
     @enable_ki_protection
@@ -566,7 +565,7 @@ class WorkerPool:
         dispatcher.abort()
         for worker in [*dispatcher.workers]:
             dispatcher.retire(worker, "closed")
-        return await _wait_out(self._served)
+        return await wait_out(self._served)
 
     @enable_ki_protection
     async def _serve(self) -> None:
@@ -587,40 +586,6 @@ class WorkerPool:
                 await self._supervisor.wait_closed()
                 nursery.cancel_scope.cancel()
             await self._dispatcher.engine.close()
-
-
-async def _wait_out(event: trio.Event) -> KeyboardInterrupt | None:
-    """Wait, and let nothing cut it short; return a Ctrl-C that tried.
-
-    In a nursery it would come out in a group.
-    """
-    interrupt = None
-    with trio.CancelScope(shield=True):
-        while not event.is_set():
-            try:
-                await event.wait()
-            except KeyboardInterrupt as error:
-                interrupt = error
-    return interrupt
-
-
-async def _wait_out_children(nursery: trio.Nursery) -> KeyboardInterrupt | None:
-    """Wait for tasks that are about to end, as `_wait_out`."""
-    interrupt = None
-    with trio.CancelScope(shield=True):
-        while nursery.child_tasks:
-            try:
-                await trio.lowlevel.checkpoint()
-            except KeyboardInterrupt as error:
-                interrupt = error
-    return interrupt
-
-
-@disable_ki_protection
-async def _call_back(callback: Callback, progress: Progress) -> None:
-    result = callback(progress)
-    if result is not None and inspect.isawaitable(result):
-        await result
 
 
 def _leave(request: PoolRequest[Any], body_error: BaseException | None) -> None:
