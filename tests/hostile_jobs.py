@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import trioipc.worker._serve
 from trioipc.builtin import crypto
+from trioipc.memory import _segment
 from trioipc.protocol._codec import Encoded
 
 if TYPE_CHECKING:
@@ -47,3 +48,15 @@ def answer_the_host(body: bytes) -> None:
 def return_a_set() -> None:
     """Have a built-in operation return what it never does."""
     crypto.hash_file.__code__ = (lambda source: {len(source)}).__code__
+
+
+def make_shaky_memory() -> bytes:
+    """Return something big in memory that could be made shorter."""
+
+    def open_unsealed(size: int) -> int:
+        descriptor = os.memfd_create("trioipc")
+        os.ftruncate(descriptor, size)
+        return descriptor
+
+    _segment._OPENERS["memfd"] = open_unsealed
+    return bytes(1 << 20)

@@ -27,6 +27,7 @@ from trioipc import (
     PayloadError,
     RemoteProtocolError,
     RequestTimeoutError,
+    WorkerCrashedError,
     open_worker_bridge,
     open_worker_pool,
 )
@@ -354,6 +355,15 @@ async def test_the_call_that_a_worker_lives_in(tmp_path: Path) -> None:
     async with open_worker_pool(1) as pool:
         await pool.run(hostile_jobs.answer_the_host, pickle.dumps(Touch(str(path))))
     assert not path.exists()
+
+
+async def test_memory_that_could_shrink() -> None:
+    """It is refused before it is looked at, and its worker replaced."""
+    async with open_worker_pool(1) as pool:
+        with pytest.raises(WorkerCrashedError) as caught:
+            await pool.run(hostile_jobs.make_shaky_memory)
+        assert "could shrink" in str(caught.value.__cause__)
+        assert await pool.run(jobs.echo, bytes(1 << 20)) == bytes(1 << 20)
 
 
 async def test_what_an_operation_raises(tmp_path: Path) -> None:

@@ -142,6 +142,18 @@ def adopt(descriptor: int, size: int) -> Segment:
     return Segment(descriptor, size)
 
 
+def is_steady(descriptor: int) -> bool:
+    """Say whether a segment cannot shrink, so that reading it is safe whoever has made it."""
+    if sys.platform != "linux":
+        return False
+    import fcntl
+
+    try:
+        return bool(fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK)
+    except OSError:  # such files have no seals
+        return False
+
+
 def best_backend() -> Backend:
     """Say which kind of segment this machine offers; ``"plain"`` cannot leave the process."""
     for kind in _SHARED:

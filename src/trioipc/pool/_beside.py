@@ -35,6 +35,7 @@ class ParentBeside:
       control: The socket by which descriptors come and go.
       send: Sends a frame at once.
       at_rest: Says whether the worker runs nothing, and all its answers have been heard.
+      steady: Whether its segments must be such as cannot shrink.
     """
 
     def __init__(
@@ -43,6 +44,8 @@ class ParentBeside:
         control: socket.socket,
         send: Callable[[bytes], None],
         at_rest: Callable[[], bool],
+        *,
+        steady: bool,
     ) -> None:
         self._store = store
         self._control = control
@@ -51,7 +54,7 @@ class ParentBeside:
         # The worker's slabs that we were shown.
         self._borrowed = Borrowed(store.budget)
         self._borrowed.poke = store.poke
-        self._arrivals = Arrivals(control)
+        self._arrivals = Arrivals(control, steady=steady)
         # Of ours, what the worker was shown; and what it looks at, how often, and if it wipes it.
         self._shown: set[int] = set()
         self._loans: dict[int, tuple[Slab, int, bool]] = {}

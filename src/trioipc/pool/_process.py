@@ -36,7 +36,7 @@ from trioipc.memory._board import (
     TOOK,
     board_bytes,
 )
-from trioipc.memory._segment import Segment, create
+from trioipc.memory._segment import Segment, create, is_steady
 from trioipc.pool._beside import ParentBeside
 from trioipc.pool._endpoint import Death, Endpoint, Engine, Snapshot
 from trioipc.pool._host import EXIT_SECONDS, Host, lend_thread
@@ -398,7 +398,14 @@ class ProcessEndpoint(Endpoint):
         except BaseException:
             control.close()
             raise
-        self._beside = ParentBeside(self._engine.store, control, self._send, self._is_at_rest)
+        assert board.descriptor is not None
+        self._beside = ParentBeside(
+            self._engine.store,
+            control,
+            self._send,
+            self._is_at_rest,
+            steady=is_steady(board.descriptor),
+        )
         board.release()
         self._connected.set()
         nursery.start_soon(self._read)

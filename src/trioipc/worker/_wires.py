@@ -202,12 +202,14 @@ class Arrivals:
 
     Args:
       control: The socket by which they come.
+      steady: Whether one that could shrink under its readers is refused.
     """
 
-    __slots__ = ("_control", "_here")
+    __slots__ = ("_control", "_here", "_steady")
 
-    def __init__(self, control: socket.socket) -> None:
+    def __init__(self, control: socket.socket, *, steady: bool = False) -> None:
         self._control = control
+        self._steady = steady
         # {number: what has arrived before it was wanted, or why it cannot be had}
         self._here: dict[int, Segment | OSError] = {}
 
@@ -219,14 +221,26 @@ class Arrivals:
           ConnectionError: if the other side is gone, or sent something else.
           BlockingIOError: if the socket does not block and it has not come.
           ValueError: if one is smaller than was said.
+          RemoteProtocolError: if one could become so.
         """
         while number not in self._here:
             arrived, size, descriptor = receive_segment(self._control)
+            if self._steady and descriptor is not None:
+                _refuse_shaky(descriptor)
             self._here[arrived] = _adopted(descriptor, size)
         found = self._here.pop(number)
         if isinstance(found, OSError):
             raise LostSegmentError(*found.args) from found
         return found
+
+
+def _refuse_shaky(descriptor: int) -> None:
+    from trioipc._errors import RemoteProtocolError
+    from trioipc.memory._segment import is_steady
+
+    if not is_steady(descriptor):
+        os.close(descriptor)
+        raise RemoteProtocolError("a segment that could shrink while it is read")
 
 
 def _adopted(descriptor: int | None, size: int) -> Segment | OSError:
