@@ -123,6 +123,7 @@ class Supervisor:
                 nursery.start_soon(self._host, worker)
             self._demand = trio.Event()
             await self._demand.wait()
+            await trio.lowlevel.checkpoint()  # who has just lost a worker may ask again first
             while (pause := self._breaker.pause(trio.current_time())) > 0:
                 with trio.move_on_after(pause):
                     await self._news.wait()  # one that is ready may end the pause
