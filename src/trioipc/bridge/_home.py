@@ -88,7 +88,7 @@ class OpenHome:
         source, *others = cast("tuple[object, ...]", args)
         operation, nbytes = _name_of(function), _size_of(source)
         places = self._places(source, others, options)
-        place = self._chooser.place(operation, nbytes, places)
+        place, calls = self._chooser.place(operation, nbytes, places)
         start = time.perf_counter()
         if place == "inline":
             await trio.lowlevel.checkpoint()
@@ -96,7 +96,8 @@ class OpenHome:
             result = function(*args)
         else:
             result = await self._pools[place].run(function, *args, **options)
-        self._chooser.learn(operation, place, nbytes, time.perf_counter() - start)
+        if calls:
+            self._chooser.learn(operation, place, nbytes, time.perf_counter() - start, calls)
         return result
 
     def _places(self, source: object, others: list[object], options: Options) -> tuple[Place, ...]:

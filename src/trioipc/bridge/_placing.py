@@ -12,6 +12,7 @@ Pure: it is told what calls have cost, and asked where the next one costs least.
 from __future__ import annotations
 
 from collections import Counter, deque
+from functools import partial
 from typing import Literal, TypeAlias, final
 
 import attrs
@@ -74,26 +75,42 @@ class Chooser:
         factory=dict, init=False
     )
 
-    def learn(self, operation: str, place: Place, nbytes: int, seconds: float) -> None:
-        """Take note of what a call has cost."""
+    def learn(
+        self, operation: str, place: Place, nbytes: int, seconds: float, calls: int = 1
+    ) -> None:
+        """Take note of what a call has cost.
+
+        Args:
+          operation: Its name.
+          place: Where it ran.
+          nbytes: How large its source was.
+          seconds: From the call to its result.
+          calls: For how many calls it stands, since the others were not timed.
+        """
         size = nbytes.bit_length()
         known = self._seconds.get((operation, place, size))
         if known is None:
             known = self._seconds[operation, place, size] = deque(maxlen=_KEPT)
         known.append(seconds)
-        self._spent[operation, size] += seconds  # type: ignore[assignment] # a Counter of floats
+        self._spent[operation, size] += seconds * calls  # type: ignore[assignment] # a Counter of floats
 
-    def place(self, operation: str, nbytes: int, places: tuple[Place, ...]) -> Place:
-        """Say where the next call is to run; as `choose`, but most of the time at once."""
+    def place(self, operation: str, nbytes: int, places: tuple[Place, ...]) -> tuple[Place, int]:
+        """Say where the next call is to run; as `choose`, but most of the time at once.
+
+        Returns:
+          The place, and for how many calls this one stands that is to be timed and learnt from;
+          0 if it need not be.
+        """
         key = operation, nbytes.bit_length(), places
         standing = self._standing.get(key)
         if standing is not None and standing.calls_left:
             standing.calls_left -= 1
-            return standing.place
+            return standing.place, 0
         choice = self.choose(operation, nbytes, places)
         if choice.settled:
             self._standing[key] = _Standing(choice.place, _CALLS_PER_CHOICE)
-        return choice.place
+            return choice.place, _CALLS_PER_CHOICE + 1
+        return choice.place, 1
 
     def choose(self, operation: str, nbytes: int, places: tuple[Place, ...] = PLACES) -> Choice:
         """Say where the next call is to run, and why there.
@@ -127,29 +144,30 @@ class Chooser:
         return None if seconds is None else min(seconds)
 
     def _nearest(self, operation: str, place: Place, size: int) -> tuple[int, float] | None:
-        """Return the largest size, up to this one, of which the cost is known, and that cost."""
+        """Return the largest size, up to this one, whose cost is sure, and that cost."""
         for smaller in range(size, -1, -1):
-            if (best := self._best(operation, place, smaller)) is not None:
-                return smaller, best
+            if self._tries(operation, place, smaller) >= _SURE:
+                return smaller, min(self._seconds[operation, place, smaller])
         return None
 
     def _least(self, operation: str, place: Place, size: int) -> float:
         """Say what a call costs at least: what one costs that is no larger."""
         nearest = self._nearest(operation, place, size)
-        if nearest is None or self._tries(operation, place, nearest[0]) < _SURE:
-            return 0.0
-        return nearest[1]
+        return 0.0 if nearest is None else nearest[1]
 
     def _is_short(self, operation: str, nbytes: int) -> bool:
         """Say whether the event loop can be held by it."""
         size = nbytes.bit_length()
         nearest = self._nearest(operation, "inline", size)
-        if nearest is None or self._tries(operation, "inline", nearest[0]) < _SURE:
+        if nearest is None:
             return nbytes <= _INLINE_BYTES
         known, seconds = nearest
         if nbytes <= _INLINE_BYTES and known < size:  # most of it may be what any call costs
             return seconds <= INLINE_SECONDS
-        return seconds * (1 << size - known) <= INLINE_SECONDS
+        # What any call costs does not grow with its size.
+        fixed = min(s for s in map(partial(self._best, operation, "inline"), range(known + 1)) if s)
+        fixed = fixed if fixed < seconds else 0.0
+        return fixed + (seconds - fixed) * (1 << size - known) <= INLINE_SECONDS
 
     def _tries(self, operation: str, place: Place, size: int) -> int:
         return len(self._seconds.get((operation, place, size), ()))
