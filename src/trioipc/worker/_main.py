@@ -26,7 +26,11 @@ def serve(ticket: Ticket) -> None:
             f"the worker found trioipc {__version__}, its parent is {ticket.version}"
         )
     control = report(ticket)
-    from trioipc.worker._orphan import die_with_parent, keep_descriptors_private
+    from trioipc.worker._orphan import (
+        die_with_parent,
+        keep_descriptors_private,
+        leave_the_end_to_the_parent,
+    )
     from trioipc.worker._serve import Server
 
     server_type = Server
@@ -38,6 +42,7 @@ def serve(ticket: Ticket) -> None:
     wires = take_over(control)
     try:
         die_with_parent()
+        leave_the_end_to_the_parent()
         keep_descriptors_private()
         server = server_type(ticket, wires)
         server.prepare()
