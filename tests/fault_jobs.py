@@ -280,3 +280,22 @@ def take_memory(limit: int) -> None:
 def flags_and_warnings() -> tuple[bool, list[str]]:
     """Return how this process was told to run."""
     return sys.flags.dev_mode, sys.warnoptions
+
+
+def sigterm_of_children() -> list[str]:
+    """Return what SIGTERM does to a forked child, and to a program that is started."""
+    import os
+    import signal
+    import subprocess
+    import time
+
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
+        os._exit(0)
+    program = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(child, signal.SIGTERM)
+    program.terminate()
+    codes = (os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), program.wait())
+    return [signal.Signals(-code).name for code in codes]
