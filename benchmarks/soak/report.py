@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # Memory is looked at from here on, in parts of the whole: before, it is still being warmed.
 _WARM = 0.3
+# A run that is shorter, in seconds, says nothing about it.
+_SHORTEST = 60.0
 # It has grown if it did by more than this part, and by more than the spread of the samples.
 _GROWTH = 0.05
 
@@ -50,6 +52,8 @@ def main() -> None:
 def judge(result: Result) -> list[Figure]:
     """Say what must be zero, and what it was."""
     growth, noise = trend([s for s in result.samples if s.seconds >= _WARM * result.seconds])
+    if result.seconds < _SHORTEST:
+        noise = math.inf
     return [
         Figure("wrong answers", sum(n for (_, how), n in result.ends.items() if how == "wrong"), 0),
         Figure("wrong counts and other findings", len(result.wrong), 0),
