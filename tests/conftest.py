@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import threading
 import time
 from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
 
 # It comes with the first process that multiprocessing spawns, and stays as long as we do.
@@ -41,16 +43,44 @@ def children() -> set[int]:
     return found
 
 
+def threads() -> set[str]:
+    """Say which threads there are, but for those of Trio, which keeps them for ten seconds."""
+    return {
+        f"{thread.name} {thread.ident}"
+        for thread in threading.enumerate()
+        if not thread.name.startswith("Trio ")
+    }
+
+
+def segments() -> set[str]:
+    """Say which pieces of shared memory are mapped, and which of ours have a name."""
+    with open("/proc/self/maps") as file:
+        maps = {line.partition(" ")[0] for line in file if "/memfd:trioipc" in line}
+    return maps | {name for name in os.listdir("/dev/shm") if name.startswith("tipc")}
+
+
+def holdings() -> dict[str, set[Any]]:
+    """Say what there is of what could be left behind."""
+    return {
+        "process": children(),
+        "descriptor": open_descriptors(),
+        "thread": threads(),
+        "segment": segments(),
+    }
+
+
 @pytest.fixture(autouse=True)
 def nothing_left_behind() -> Iterator[None]:
-    """Fail a test that leaves a process or a descriptor."""
-    before_children, before = children(), open_descriptors()
+    """Fail a test that leaves a process, a descriptor, a thread or shared memory."""
+    before = holdings()
     yield
     deadline = time.monotonic() + 2  # a cached thread of Trio's may still be letting go
-    while time.monotonic() < deadline and (
-        children() - before_children or open_descriptors() - before
-    ):
+    while True:
+        left = {
+            kind: found - before[kind] for kind, found in holdings().items() if found - before[kind]
+        }
+        if not left or time.monotonic() > deadline:
+            break
         gc.collect()  # a test holds its exceptions, and they its frame
         time.sleep(0.01)
-    assert children() - before_children == set(), "a process is left"
-    assert open_descriptors() - before == set(), "a descriptor is left"
+    assert left == {}

@@ -79,7 +79,7 @@ async def test_a_crash_is_an_error_at_that_call(pool: WorkerPool) -> None:
     assert pool.statistics().restarts == {"crashed": 1}
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGABRT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGUSR2, signal.SIGABRT])
 async def test_a_signal_is_named(pool: WorkerPool, number: signal.Signals) -> None:
     """A worker that a signal killed says which."""
     with pytest.raises(WorkerCrashedError, match=f"killed by {number.name}") as caught:

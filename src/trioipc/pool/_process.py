@@ -10,8 +10,10 @@ How a process lives and dies is in `_host`.
 from __future__ import annotations
 
 import contextlib
+import copyreg
 import math
 import multiprocessing
+import multiprocessing.connection
 import os
 import pickle
 import signal
@@ -86,7 +88,7 @@ from trioipc.worker.registry import perform
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextvars import ContextVar
-    from typing import Any, Literal
+    from typing import Any, Literal, NoReturn
 
     from trioipc.pool._endpoint import Answer, Call, Vitals
     from trioipc.pool._statistics import ArenaStatistics
@@ -123,6 +125,17 @@ _GUARD_HINT = (
     "Its own error is on stderr. Most often the main module opens a pool without "
     "`if __name__ == '__main__':` around it: a worker process imports that module again."
 )
+
+
+def _refuse_connection(connection: object) -> NoReturn:
+    raise TypeError(
+        f"cannot pickle a {type(connection).__name__}, whose descriptor is of here only"
+    )
+
+
+# Plain pickle sends the bare number of its descriptor, and the worker would read, write and close
+# whatever has that number there. multiprocessing's own pickles do not ask copyreg for it.
+copyreg.pickle(multiprocessing.connection.Connection, _refuse_connection)
 
 
 def _is_plain(function: object) -> bool:

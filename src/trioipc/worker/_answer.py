@@ -65,6 +65,8 @@ def encode_plain_answer(kind: int, value: Any) -> tuple[int, Encoded]:
 
 
 _EMPTY = Encoded(b"")
+# So many entries of a traceback are kept at either end: Python 3.11 pickles 300 in all.
+_TRACEBACK_END = 50
 
 
 def _type_name(value: object) -> str:
@@ -74,6 +76,7 @@ def _type_name(value: object) -> str:
 def _encode_exception(error: Exception) -> tuple[int, Encoded]:
     """Encode an exception with its traceback, its causes and its notes."""
     text = _text_of(error)
+    _shorten_traceback(error)
     for _ in range(2):
         try:
             install_traceback_pickling(error)
@@ -88,6 +91,19 @@ def _encode_exception(error: Exception) -> tuple[int, Encoded]:
         _let_go_of_causes(error)
     lost.add_note(text)
     return PAYLOAD, encode(lost)
+
+
+def _shorten_traceback(error: Exception) -> None:
+    """Leave out the middle of a traceback that is too deep to be pickled, as after recursion."""
+    entries = []
+    entry = error.__traceback__
+    while entry is not None:
+        entries.append(entry)
+        entry = entry.tb_next
+    left_out = len(entries) - 2 * _TRACEBACK_END
+    if left_out > 0:
+        entries[_TRACEBACK_END - 1].tb_next = entries[-_TRACEBACK_END]
+        error.add_note(f"trioipc: {left_out} entries in the middle of the traceback are left out")
 
 
 def _let_go_of_causes(error: Exception) -> None:

@@ -27,7 +27,11 @@ def serve(ticket: Ticket) -> None:
         )
     control = report(ticket)
     from trioipc.worker._life import give_way, settle
-    from trioipc.worker._orphan import die_with_parent, keep_descriptors_private
+    from trioipc.worker._orphan import (
+        die_with_parent,
+        keep_descriptors_private,
+        leave_the_end_to_the_parent,
+    )
     from trioipc.worker._serve import Server
     from trioipc.worker._stacks import tell_stacks
 
@@ -41,6 +45,7 @@ def serve(ticket: Ticket) -> None:
     try:
         tell_stacks(wires.stacks)
         die_with_parent()
+        leave_the_end_to_the_parent()
         keep_descriptors_private()
         settle(ticket)
         server = server_type(ticket, wires)

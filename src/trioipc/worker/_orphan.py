@@ -1,4 +1,4 @@
-"""A worker does not outlive its parent, nor do its descriptors live on in its children.
+"""A worker does not outlive its parent, nor end before; its descriptors end with it.
 
 Not by ``PR_SET_PDEATHSIG``: that follows the *thread* which started the process, and Trio's
 threads end when they have been idle for ten seconds.
@@ -13,6 +13,10 @@ import os
 import signal
 import sys
 import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import FrameType
 
 # High enough to survive a function that closes "all" descriptors up to 255.
 _OUT_OF_THE_WAY = 500
@@ -53,6 +57,27 @@ def _die_by_signal(sentinel: int) -> None:
 def _die_by_watching(sentinel: int) -> None:
     multiprocessing.connection.wait([sentinel])
     os._exit(1)
+
+
+def leave_the_end_to_the_parent() -> None:
+    """Do not end by a SIGTERM.
+
+    A service manager sends it to all processes of a service at once. The parent may then finish
+    what is under way, for which it needs us; if it ends, so do we.
+    """
+    # Not SIG_IGN: programs that a function starts would inherit it.
+    signal.signal(signal.SIGTERM, _do_nothing)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_end_by_sigterm)
+
+
+def _do_nothing(number: int, frame: FrameType | None) -> None:
+    pass
+
+
+def _end_by_sigterm() -> None:
+    if signal.getsignal(signal.SIGTERM) is _do_nothing:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def keep_descriptors_private() -> None:

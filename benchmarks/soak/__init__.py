@@ -1,0 +1,1 @@
+"""Random requests on pools whose workers are killed, stopped and fed with what breaks them."""

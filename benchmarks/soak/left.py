@@ -1,0 +1,89 @@
+"""What a process has open, and how much memory it takes: to compare before and after."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import time
+from pathlib import Path
+
+import attrs
+
+
+@attrs.frozen
+class Holdings:
+    """What could be left behind, each as texts that say what it is."""
+
+    descriptors: frozenset[str]
+    children: frozenset[str]
+    threads: frozenset[str]
+    segments: frozenset[str]
+    maps: tuple[str, ...]
+
+    def beyond(self, before: Holdings) -> dict[str, list[str]]:
+        """Say what there is that there was not; of maps and threads, how many more."""
+        found = {
+            "descriptors": sorted(self.descriptors - before.descriptors),
+            "children": sorted(self.children - before.children),
+            "threads": sorted(self.threads - before.threads),
+            "names in /dev/shm": sorted(self.segments - before.segments),
+            "maps of shared memory": list(self.maps[len(before.maps) :]),
+        }
+        return {what: names for what, names in found.items() if names}
+
+
+def holdings() -> Holdings:
+    """Look."""
+    return Holdings(
+        frozenset(_descriptors()),
+        frozenset(map(str, children())),
+        frozenset(f"{t.name} {t.ident}" for t in threading.enumerate()),
+        frozenset(os.listdir("/dev/shm")),
+        tuple(_maps()),
+    )
+
+
+def settle(before: Holdings, seconds: float) -> dict[str, list[str]]:
+    """Wait until there is no more than there was; return what there still is after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while (left := holdings().beyond(before)) and time.monotonic() < deadline:
+        gc.collect()
+        time.sleep(0.02)
+    return left
+
+
+def children() -> set[int]:
+    """Say which processes are children of this one, zombies included."""
+    found = set()
+    for thread in os.listdir("/proc/self/task"):
+        try:
+            found.update(map(int, Path(f"/proc/self/task/{thread}/children").read_text().split()))
+        except OSError:  # the thread has ended
+            pass
+    return found
+
+
+def resident() -> tuple[int, int]:
+    """Return how many bytes of this process are in memory: its own, and shared ones."""
+    sizes = {}
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("Rss"):
+            name, size, _ = line.split()
+            sizes[name] = int(size) * 1024
+    return sizes["RssAnon:"], sizes["RssShmem:"]
+
+
+def _descriptors() -> set[str]:
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found.add(f"{name}: {os.readlink(f'/proc/self/fd/{name}')}")
+        except FileNotFoundError:  # the folder that was listed
+            pass
+    return found
+
+
+def _maps() -> list[str]:
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    return [line for line in lines if "/memfd:" in line or "/dev/shm/" in line]

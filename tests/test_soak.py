@@ -1,0 +1,82 @@
+"""A short soak; for a long one: ``python -m benchmarks.soak``, or TRIOIPC_SOAK_SECONDS=120."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SECONDS = float(os.environ.get("TRIOIPC_SOAK_SECONDS", "8"))
+
+
+def soak(path: Path, *arguments: str, change: str = "") -> tuple[int, dict[str, float], str]:
+    """Run the command; return its exit code, the figures, and all that it printed."""
+    command = f"""
+if __name__ == "__main__":
+    import sys
+    from benchmarks.soak import report, requests, run
+    {change}
+    sys.argv[1:] = {[*arguments, "--json", str(path)]!r}
+    report.main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", command],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=SECONDS + 90,
+    )
+    report = json.loads(path.read_text())
+    return done.returncode, {f["what"]: f["got"] for f in report["figures"]}, done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(SECONDS + 120)
+def test_nothing_is_wrong_lost_or_left(tmp_path: Path) -> None:
+    """While workers are killed, stopped and fed what breaks them; the seed is in the output."""
+    path = tmp_path / "report.json"
+    code, figures, text = soak(path, "--seconds", str(SECONDS))
+    assert code == 0, text
+    del figures["growth of memory, MiB"]  # it has its limit, and the code says whether that holds
+    assert {*figures.values()} == {0}, text
+    report = json.loads(path.read_text())
+    assert report["requests"] > 50 * SECONDS
+    assert sum(report["faults"].values()) > SECONDS
+    # Not too many: two pools of two workers, one of one, one more being replaced in each, and the
+    # resource tracker.
+    assert report["most_children"] <= 2 + 2 + 1 + 3 + 1
+
+
+# What breaks the soak, as it would be broken by what it soaks.
+ANOTHER_ANSWER = "requests.jobs.echo = requests.jobs.count_to"
+NOT_COUNTED = (
+    "requests.Requests.ask = lambda self, operation, *arguments, **options: "
+    "operation(*arguments, **options)"
+)
+LEFT_OPEN = (
+    "import os; settle = run.left.settle; "
+    "run.left.settle = lambda before, seconds: (os.pipe(), settle(before, 0))[1]"
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("what", "change"),
+    [
+        ("wrong answers", ANOTHER_ANSWER),
+        ("requests ended twice", NOT_COUNTED),
+        ("things left behind", LEFT_OPEN),
+    ],
+)
+def test_it_would_be_found(what: str, change: str, tmp_path: Path) -> None:
+    """A soak of something that is broken says so."""
+    arguments = ("--seconds", "1", "--faults", "0")
+    code, figures, text = soak(tmp_path / "report.json", *arguments, change=change)
+    assert code == 1, text
+    assert figures[what] > 0, text
