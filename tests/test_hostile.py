@@ -219,6 +219,14 @@ async def test_what_cannot_travel(pool: WorkerPool, kind: str) -> None:
         value.close()
 
 
+async def test_arguments_that_cannot_arrive(pool: WorkerPool) -> None:
+    """What fails where it is unpickled is a PayloadError with the reason, and the worker lives."""
+    before = await pool.run(jobs.pid)
+    with pytest.raises(PayloadError, match="no unpickling of me"):
+        await pool.run(jobs.echo, jobs.FailsOnUnpickle())
+    assert await pool.run(jobs.pid) == before
+
+
 @pytest.mark.parametrize(
     "size",
     [0, 1, (8 << 10) - 1, 8 << 10, (16 << 10) + 1, (64 << 10) - 1, (64 << 10) + 1, (4 << 20) + 1],
