@@ -290,6 +290,27 @@ def test_a_guest_run_that_is_abandoned(tmp_path: Path) -> None:
         assert program.is_gone_within(1)
 
 
+def test_a_forked_child_that_exits(tmp_path: Path) -> None:
+    """What is done to workers at exit is done by their parent only."""
+    body = """
+    from trioipc.pool import _host
+
+    async def main():
+        async with trioipc.open_worker_pool(1) as pool:
+            before = await pool.run(jobs.pid)
+            child = os.fork()
+            if child == 0:
+                _host._kill_all()
+                os._exit(0)
+            os.waitpid(child, 0)
+            print(await pool.run(jobs.pid) == before, pool.statistics().restarts)
+
+    trio.run(main)
+    """
+    with running(tmp_path, body) as program:
+        assert program.end()[:2] == (0, "True {}\n")
+
+
 def test_a_program_that_was_stopped_for_a_while(tmp_path: Path) -> None:
     """As when a laptop sleeps: no worker is taken for dead, and what ran goes on."""
     body = """
@@ -343,6 +364,7 @@ def test_memory_of_a_killed_program(tmp_path: Path) -> None:
     body = """
     async def main():
         async with trioipc.open_worker_pool(2) as pool, trio.open_nursery() as nursery:
+            await pool.warm()
             held = [await pool.run(jobs.echo, bytearray(4 << 20)) for _ in range(4)]
             nursery.start_soon(pool.run, sum, range(10**11))
             nursery.start_soon(pool.run, jobs.stubborn, folder + "/begun")

@@ -211,9 +211,24 @@ async def cancelled(requests: Requests, chance: Random) -> None:
             (requests.io_pool, jobs.echo_later, None, 60),
         ]
     )
-    with trio.move_on_after(chance.uniform(0, 0.01)):
-        got = await requests.run(pool, fn, *arguments)
-        _check(fn is jobs.echo and got == arguments[0], "a cancelled call gave something")
+    begun = trio.Event()
+    errors: list[Exception] = []
+
+    async def call() -> None:
+        begun.set()  # and no other task has its turn before the pool has got the call
+        try:
+            got = await requests.run(pool, fn, *arguments)
+            _check(fn is jobs.echo and got == arguments[0], "a cancelled call gave something")
+        except Exception as error:
+            errors.append(error)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(call)
+        await begun.wait()
+        await trio.sleep(chance.uniform(0, 0.01))
+        nursery.cancel_scope.cancel()
+    for error in errors:
+        raise error
 
 
 async def told(requests: Requests, chance: Random) -> None:

@@ -12,6 +12,7 @@ Rule 3: what a worker answers to it is a pickle. It is read while the worker sta
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import math
 import multiprocessing
@@ -20,6 +21,7 @@ import pickle
 import signal
 import sys
 import types
+import weakref
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, final
 
@@ -41,6 +43,23 @@ EXIT_SECONDS = 2.0
 
 # No token of Trio's thread limiter in this time: its threads may all be waiting for this pool.
 _THREAD_SECONDS = 0.1
+
+_processes: weakref.WeakSet[BaseProcess] = weakref.WeakSet()
+
+
+@atexit.register
+def _kill_all() -> None:
+    """End the workers of pools that were never left.
+
+    Before multiprocessing does, which sends them a SIGTERM, and waits: they do not end by that.
+    """
+    for process in _processes:
+        with contextlib.suppress(ValueError):  # closed: it is gone
+            process.kill()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_processes.clear)  # they are not the child's
 
 
 @final
@@ -106,6 +125,7 @@ class Host:
         children = multiprocessing.active_children()
         self._process = next((child for child in children if child.pid == pid), None)
         if self._process is not None:
+            _processes.add(self._process)
             # While somebody can write to its sentinel, trio-parallel does not take a process for
             # dead that has merely closed its descriptors, and block in join() on it.
             path = f"/proc/self/fd/{self._process.sentinel}"

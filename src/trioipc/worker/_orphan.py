@@ -63,8 +63,11 @@ def leave_the_end_to_the_parent() -> None:
     """Do not end by a SIGTERM.
 
     A service manager sends it to all processes of a service at once. The parent may then finish
-    what is under way, for which it needs us; if it ends, so do we.
+    what is under way, for which it needs us; if it ends, so do we. Where it does not see to that
+    itself (`trioipc.pool._host`), SIGTERM is how multiprocessing ends us at its exit, and must.
     """
+    if sys.platform != "linux" or not hasattr(os, "pidfd_open"):
+        return
     # Not SIG_IGN: programs that a function starts would inherit it.
     signal.signal(signal.SIGTERM, _do_nothing)
     if hasattr(os, "register_at_fork"):
