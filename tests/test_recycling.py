@@ -66,9 +66,9 @@ def test_a_quota_is_a_maximum() -> None:
 def test_age_has_jitter(chance: float, age: float) -> None:
     """Up to a tenth sooner, never later."""
     service = Limits(max_age=100).begin(1000, None, lambda: chance)
-    service.judge(1000 + age - 0.01, None)
+    service.judge(1000 + age - 0.01, None, 0, busy=False)
     assert service.due is None
-    service.judge(1000 + age, None)
+    service.judge(1000 + age, None, 0, busy=False)
     assert service.due == "max_age"
     assert service.is_over(0)
 
@@ -76,16 +76,33 @@ def test_age_has_jitter(chance: float, age: float) -> None:
 def test_memory_is_growth() -> None:
     """What it had when it was ready is not counted; where nobody knows, nothing is."""
     service = Limits(max_memory=100).begin(0, 5000)
-    service.judge(1e9, 5100)
+    service.judge(1e9, 5100, 0, busy=False)
     assert service.due is None
-    service.judge(1e9, None)
+    service.judge(1e9, None, 0, busy=False)
     assert service.due is None
-    service.judge(1e9, 5101)
+    service.judge(1e9, 5101, 0, busy=False)
     assert service.due == "max_memory"
     unknown = Limits(max_memory=100).begin(0, None)
-    unknown.judge(1e9, 10**12)
+    unknown.judge(1e9, 10**12, 0, busy=False)
     assert unknown.due is None
     assert Service().is_over(10**9) is False
+
+
+def test_what_a_request_needs_is_no_growth() -> None:
+    """Nor is the same of the next one, if it was given back in between; what stays is."""
+    service = Limits(max_memory=100).begin(0, 5000)
+    for memory, answered, busy in (
+        (9000, 7, True),
+        (9000, 7, True),
+        (5050, 8, False),
+        (9000, 8, True),
+        (5050, 8, True),
+        (9000, 9, True),
+    ):
+        service.judge(0, memory, answered, busy=busy)
+        assert service.due is None
+    service.judge(0, 9000, 10, busy=True)
+    assert service.due == "max_memory"
 
 
 def test_what_nobody_needed_for_a_minute_may_end() -> None:

@@ -559,7 +559,7 @@ class Dispatcher:
     def judge(self, worker: PoolWorker, now: float) -> None:
         """Have a worker replaced that is too old, or has grown too much."""
         memory = worker.endpoint.memory() if self.limits.max_memory != math.inf else None
-        worker.service.judge(now, memory)
+        worker.service.judge(now, memory, worker.answered, busy=bool(worker.held))
         if worker.service.due is not None:
             self.fill()
             self.on_demand()

@@ -42,6 +42,7 @@ from trioipc.memory._segment import Segment, create, is_steady
 from trioipc.pool._beside import ParentBeside
 from trioipc.pool._endpoint import Death, Endpoint, Engine, Snapshot
 from trioipc.pool._host import EXIT_SECONDS, Host, lend_thread
+from trioipc.pool._limits import set_limits
 from trioipc.pool._logs import LogReader, levels
 from trioipc.pool._options import values_of
 from trioipc.pool._payload import (
@@ -397,7 +398,6 @@ class ProcessEndpoint(Endpoint):
             slots=engine.places,
             board_bytes=board_bytes(engine.places),
             timeout=min(engine.start_timeout, _HANDSHAKE_SECONDS),
-            memory_limit=None if engine.memory_limit == math.inf else int(engine.memory_limit),
             scrub_environment=engine.scrub_environment,
             log_levels=levels() if engine.forward_logs else None,
         )
@@ -407,6 +407,7 @@ class ProcessEndpoint(Endpoint):
         self.pid = pid
         try:
             self._host.watch(pid, nursery)
+            set_limits(pid, self._engine.memory_limit)
             self._wires = hand_over(control, board, with_logs=self._engine.forward_logs)
         except BaseException:
             control.close()

@@ -71,18 +71,28 @@ class Service:
     until: float = math.inf
     due: Reason | None = attrs.field(default=None, init=False)
     """Why it is to be replaced."""
+    # How much it had answered when it was first seen to hold too much, while it was busy.
+    _heavy_since: int | None = attrs.field(default=None, init=False)
 
     def count(self) -> None:
         """Take in that it has answered as many requests as `notice` says."""
         self.due = self.due or "max_requests"
 
-    def judge(self, now: float, memory: int | None) -> None:
-        """Take in the time, and how much memory it holds if anybody knows."""
+    def judge(self, now: float, memory: int | None, answered: int, *, busy: bool) -> None:
+        """Take in the time, and how much memory it holds if anybody knows.
+
+        What a request needs while it runs is no growth: it counts only if it is still there when
+        that has been answered.
+        """
         if self.due not in (None, "max_requests"):
             return
-        if memory is not None and memory > self.most_memory:
+        if memory is None or memory <= self.most_memory:
+            self._heavy_since = None
+        elif not busy or self._heavy_since not in (None, answered):
             self.due = "max_memory"
-        elif now >= self.until:
+        elif self._heavy_since is None:
+            self._heavy_since = answered
+        if self.due != "max_memory" and now >= self.until:
             self.due = "max_age"
 
     def is_over(self, answered: int) -> bool:

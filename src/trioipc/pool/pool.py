@@ -684,7 +684,7 @@ async def open_worker_pool(
         before another takes its place; known on Linux only.
       max_age: For how many seconds it serves, less up to a tenth by chance, before another does.
       memory_limit: How many bytes of private memory each worker process may have; what asks for
-        more gets a MemoryError. At least 32 MiB; shared memory does not count.
+        more gets a MemoryError. At least 32 MiB; shared memory does not count. Linux only.
       scrub_environment: Whether worker processes forget their environment variables, but for
         ``HOME``, ``LANG``, ``LANGUAGE``, ``LD_LIBRARY_PATH``, ``LOGNAME``, ``PATH``,
         ``SSL_CERT_DIR``, ``SSL_CERT_FILE``, ``TMPDIR``, ``TZ``, ``USER`` and those that begin with

@@ -1,13 +1,6 @@
-"""What a worker process is to the machine: its name, its rank, its limits, and what it leaves.
+"""What a worker process makes of itself before any function runs: its name, and what it forgets.
 
-All of it is done once, before any function runs, and takes 0.2 ms. What the machine refuses is
-left out, but for limits that somebody asked for.
-
-Rules:
-
-- A worker can be replaced and its parent cannot: where there is too little of something, it is the
-  worker that goes without.
-- Whatever a worker leaves behind when it dies, no keys are in it.
+Its limits are set by the parent, in `trioipc.pool._limits`, which costs the first answer nothing.
 """
 
 from __future__ import annotations
@@ -24,10 +17,6 @@ if TYPE_CHECKING:
 # machine sets us back behind all its other processes too, and five made an empty request a quarter
 # slower there.
 _NICE = 1
-
-# The most there is: the kernel takes the largest of those that say so, before all others. Less
-# would not do: it counts in thousandths of the memory, and the parent may hold most of that.
-_OOM_SCORE = 1000
 
 # What the kernel keeps of a process's name.
 _TITLE_BYTES = 15
@@ -53,19 +42,12 @@ _KEPT_PREFIXES = ("COVERAGE_", "DYLD_", "LC_", "PYTHON", "TRIOIPC_")
 
 
 def settle(ticket: Ticket) -> None:
-    """Become what a worker is.
-
-    Raises:
-      WorkerStartError: if the machine does not allow the memory limit.
-    """
-    _leave_no_core()
+    """Become what a worker is."""
     if sys.platform == "linux":
-        _write("/proc/self/oom_score_adj", str(_OOM_SCORE).encode())
-        _write("/proc/self/comm", title(ticket.name, ticket.kind))
+        with contextlib.suppress(OSError), open("/proc/self/comm", "wb", buffering=0) as file:
+            file.write(title(ticket.name, ticket.kind))
     if ticket.scrub_environment:
         scrub_environment()
-    if ticket.memory_limit is not None:
-        _limit_memory(ticket.memory_limit)
 
 
 def give_way() -> None:
@@ -79,49 +61,6 @@ def title(name: str, kind: str) -> bytes:
     tail = b":" + kind.encode()
     head = name.encode(errors="replace")[: _TITLE_BYTES - len(tail)]
     return head.decode(errors="ignore").encode() + tail
-
-
-def _write(path: str, text: bytes) -> None:
-    with contextlib.suppress(OSError):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.write(descriptor, text)
-        finally:
-            os.close(descriptor)
-
-
-def _leave_no_core() -> None:
-    """Have the kernel write no core file, which would hold every key that was in use.
-
-    One byte, not none: where cores are piped to a program, the kernel does not look at the limit,
-    but for this value (core(5); ``do_coredump`` in the kernel's fs/coredump.c). Not by
-    PR_SET_DUMPABLE: debuggers, and descriptors through /proc, would be root's alone.
-    """
-    import resource
-
-    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
-    limit = 1 if hard == resource.RLIM_INFINITY else min(1, hard)
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_CORE, (limit, limit))
-
-
-def _limit_memory(nbytes: int) -> None:
-    """Let this process have no more private memory; what exceeds it gets a MemoryError.
-
-    On Linux by RLIMIT_DATA: private memory that can be written. Shared memory, of which the pool
-    keeps account, is not in it; nor is what was only reserved, as allocators and threads do.
-    """
-    import resource
-
-    from trioipc._errors import WorkerStartError
-
-    which = resource.RLIMIT_DATA if sys.platform == "linux" else resource.RLIMIT_AS
-    _, hard = resource.getrlimit(which)
-    limit = nbytes if hard == resource.RLIM_INFINITY else min(nbytes, hard)
-    try:
-        resource.setrlimit(which, (limit, limit))
-    except (OSError, ValueError) as error:
-        raise WorkerStartError(f"memory_limit={nbytes} could not be set: {error}") from error
 
 
 def scrub_environment() -> None:

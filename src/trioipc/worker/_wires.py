@@ -47,7 +47,6 @@ class Ticket:
       slots: How many the board has.
       board_bytes: How long the board is.
       timeout: Seconds to wait for the parent in the handshake.
-      memory_limit: How many bytes of private memory we may have; None for no limit.
       scrub_environment: Whether to forget most of our environment.
       log_levels: ``{name: level}`` of the parent's loggers, to whom we send what we log; None if
         we send nothing.
@@ -58,7 +57,6 @@ class Ticket:
         "board_bytes",
         "kind",
         "log_levels",
-        "memory_limit",
         "modules",
         "name",
         "protocol",
@@ -82,7 +80,6 @@ class Ticket:
         slots: int,
         board_bytes: int,
         timeout: float,
-        memory_limit: int | None = None,
         scrub_environment: bool = False,
         log_levels: Mapping[str, int] | None = None,
     ) -> None:
@@ -96,7 +93,6 @@ class Ticket:
         self.slots = slots
         self.board_bytes = board_bytes
         self.timeout = timeout
-        self.memory_limit = memory_limit
         self.scrub_environment = scrub_environment
         self.log_levels = log_levels
 
