@@ -35,7 +35,8 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(trio|trio_parallel|attrs|collections|os|math|time|cryptography)\..*"),
     (r"py:.*", r"(ValueError|TypeError|OSError|Exception|BaseException|RuntimeError|TimeoutError)"),
     (r"py:.*", r"(ImportError|RuntimeWarning|SystemExit|bytes|str|int|float|bool|memoryview|dict)"),
-    (r"py:.*", r"(contextlib|concurrent|multiprocessing|asyncio|anyio|loky)\..*"),
+    (r"py:obj", r"faulthandler"),
+    (r"py:.*", r"(contextlib|concurrent|multiprocessing|asyncio|anyio|loky|contextvars)\..*"),
 ]
 
 

@@ -102,8 +102,8 @@ class PoolStatistics:
     """Those that were cancelled."""
 
     restarts: dict[str, int]
-    """How many workers were replaced, by reason: they ``"crashed"``, were ``"interrupted"`` or
-    ``"killed"`` to end a request, were found ``"stopped"``, or ``"silent"``: holding requests that
+    """How many workers were replaced, and why. They ``"crashed"``, were ``"interrupted"`` or
+    ``"killed"`` to end a request, were found ``"stopped"``, or ``"silent"``, holding requests that
     they did not begin, and using no processor. Or as planned, by ``"max_requests"``,
     ``"max_memory"`` or ``"max_age"``."""
 
@@ -128,7 +128,7 @@ class PoolStatistics:
     Rungs that ended none are not there, nor are requests that no worker had been sent."""
 
     circuit: CircuitState = "closed"
-    """Whether workers can be started: ``"closed"`` if so; ``"open"`` after many in a row came to
+    """Whether workers can be started. It is ``"closed"`` if so; ``"open"`` after many in a row came to
     nothing, when no more is tried for up to 10 seconds; ``"half-open"`` while one is tried."""
 
 
