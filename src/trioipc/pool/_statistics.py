@@ -128,8 +128,8 @@ class PoolStatistics:
     Rungs that ended none are not there, nor are requests that no worker had been sent."""
 
     circuit: CircuitState = "closed"
-    """Whether workers can be started. It is ``"closed"`` if so; ``"open"`` after many in a row came to
-    nothing, when no more is tried for up to 10 seconds; ``"half-open"`` while one is tried."""
+    """Whether workers can be started. It is ``"closed"`` if so; ``"open"`` after many in a row came
+    to nothing, when no more is tried for up to 10 seconds; ``"half-open"`` while one is tried."""
 
 
 class TimeCounts:
