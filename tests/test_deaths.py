@@ -109,6 +109,7 @@ def _quiet() -> None:
     import faulthandler
 
     faulthandler.disable()  # the text is not what is looked at
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # one that was ignored (nohup) stays so
 
 
 @pytest.mark.parametrize("code", [0, 1, 42, 255])
