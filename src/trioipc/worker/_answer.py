@@ -21,7 +21,7 @@ from trioipc.protocol._codec import (
 )
 
 if TYPE_CHECKING:
-    from types import CoroutineType
+    from types import CoroutineType, TracebackType
     from typing import Any
 else:
     from types import CoroutineType
@@ -75,8 +75,11 @@ def _type_name(value: object) -> str:
 
 def _encode_exception(error: Exception) -> tuple[int, Encoded]:
     """Encode an exception with its traceback, its causes and its notes."""
-    text = _text_of(error)
-    _shorten_traceback(error)
+    entries = _entries_of(error)
+    text = ""  # what it was, for the case that it cannot travel: most can
+    if len(entries) > 2 * _TRACEBACK_END:
+        text = _text_of(error)
+        _leave_out_the_middle(error, entries)
     for _ in range(2):
         try:
             install_traceback_pickling(error)
@@ -86,6 +89,7 @@ def _encode_exception(error: Exception) -> tuple[int, Encoded]:
             return ERROR, encode(error)
         except BaseException as reason:
             lost = payload_error(f"an exception of {_type_name(error)}", reason)
+            text = text or _text_of(error)
         if error.__cause__ is None and error.__context__ is None:
             break
         _let_go_of_causes(error)
@@ -93,17 +97,20 @@ def _encode_exception(error: Exception) -> tuple[int, Encoded]:
     return PAYLOAD, encode(lost)
 
 
-def _shorten_traceback(error: Exception) -> None:
-    """Leave out the middle of a traceback that is too deep to be pickled, as after recursion."""
+def _entries_of(error: Exception) -> list[TracebackType]:
     entries = []
     entry = error.__traceback__
     while entry is not None:
         entries.append(entry)
         entry = entry.tb_next
+    return entries
+
+
+def _leave_out_the_middle(error: Exception, entries: list[TracebackType]) -> None:
+    """Shorten a traceback that is too deep to be pickled, as after recursion."""
+    entries[_TRACEBACK_END - 1].tb_next = entries[-_TRACEBACK_END]
     left_out = len(entries) - 2 * _TRACEBACK_END
-    if left_out > 0:
-        entries[_TRACEBACK_END - 1].tb_next = entries[-_TRACEBACK_END]
-        error.add_note(f"trioipc: {left_out} entries in the middle of the traceback are left out")
+    error.add_note(f"trioipc: {left_out} entries in the middle of the traceback are left out")
 
 
 def _let_go_of_causes(error: Exception) -> None:
