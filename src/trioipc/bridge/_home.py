@@ -22,8 +22,9 @@ from trioipc._errors import WorkerStartError
 from trioipc.bridge._here import run_here
 from trioipc.bridge._placing import Chooser
 from trioipc.memory._ring import Streamed
+from trioipc.pool._engines import engine_of
 from trioipc.pool._options import Options as PoolOptions
-from trioipc.pool._process import START_TIMEOUT, ProcessEngine
+from trioipc.pool._process import START_TIMEOUT
 from trioipc.pool.pool import WorkerPool, open_on, open_worker_pool
 from trioipc.worker.registry import MARK
 
@@ -160,15 +161,7 @@ def _network_pool(options: dict[str, Any]) -> AbstractAsyncContextManager[Worker
     # One worker, and no others in reserve.
     known = {field.name for field in attrs.fields(PoolOptions)} - {"min_size", "spare"}
     checked = PoolOptions(size=1, **{n: value for n, value in options.items() if n in known})
-    engine = ProcessEngine(
-        checked.name,
-        start_timeout=options.get("start_timeout", START_TIMEOUT),
-        kind="io",
-        arena_bytes=checked.max_arena_bytes,
-        memory_limit=checked.memory_limit,
-        scrub_environment=checked.scrub_environment,
-        forward_logs=checked.forward_logs,
-    )
+    engine = engine_of("io", checked, (), options.get("start_timeout", START_TIMEOUT), ())
     return open_on(engine, checked, lazy=True)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, TypeVarTuple, final
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, TypeVarTuple, final
 
 import trio
 from outcome import Error, Outcome, capture
@@ -29,15 +29,14 @@ from trioipc.memory.state import SharedCancellation
 from trioipc.pool._admission import wait_for_room
 from trioipc.pool._block import block
 from trioipc.pool._dispatch import Dispatcher
+from trioipc.pool._engines import KINDS, Kind, engine_of
 from trioipc.pool._options import Options, count, module_names, one_of, seconds, variables
-from trioipc.pool._process import ProcessEngine, refuse_nested
 from trioipc.pool._progress import Sampler
 from trioipc.pool._recycling import Limits
 from trioipc.pool._request import PoolRequest, Terms
 from trioipc.pool._scheduler import Scheduler, StrategyName
 from trioipc.pool._statistics import PoolStatistics, WorkerInfo
 from trioipc.pool._supervisor import Supervisor
-from trioipc.pool._thread import ThreadEngine
 from trioipc.pool._waiting import call_back, wait_out, wait_out_children
 from trioipc.protocol._messages import CHANNELS, PRIORITIES, IPCMessage
 from trioipc.sizing import usable_cores
@@ -54,9 +53,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
-
-Kind: TypeAlias = Literal["cpu", "io", "thread"]
-_KINDS: tuple[Kind, ...] = ("cpu", "io", "thread")
 
 # How long `dump_stacks` waits for those that do not answer, all together; and for each at least.
 _STACKS_SECONDS = 1.0
@@ -727,26 +723,13 @@ async def open_worker_pool(
         scrub_environment=scrub_environment,
         forward_logs=forward_logs,
     )
-    names = module_names(modules)
-    context = variables(context_variables)
-    limit = seconds("start_timeout", start_timeout)
-    engine: Engine
-    one_of("kind", kind, _KINDS)
-    if kind == "thread":
-        engine = ThreadEngine(name, names, context)
-    else:
-        refuse_nested()
-        engine = ProcessEngine(
-            name,
-            names,
-            limit,
-            kind,
-            options.max_arena_bytes,
-            options.memory_limit,
-            options.scrub_environment,
-            options.forward_logs,
-            context,
-        )
+    engine = engine_of(
+        one_of("kind", kind, KINDS),
+        options,
+        module_names(modules),
+        seconds("start_timeout", start_timeout),
+        variables(context_variables),
+    )
     async with open_on(engine, options) as pool:
         yield pool
 
