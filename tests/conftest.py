@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from watched import Direct
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
@@ -85,3 +87,9 @@ def nothing_left_behind() -> Iterator[None]:
         gc.collect()  # a test holds its exceptions, and they its frame
         time.sleep(0.01)
     assert left == {}
+
+
+@pytest.fixture
+def direct() -> Direct:
+    """Give a way to run operations without a pool, that notes what was asked."""
+    return Direct()

@@ -45,6 +45,7 @@ from trioipc.bridge.file import FileBridge, FileHash
 from trioipc.builtin import _files
 from trioipc.memory.state import SharedCancellation
 from trioipc.pool.pool import WorkerPool, open_worker_pool
+from watched import Direct
 
 KEY = bytes(range(32))
 NONCE = bytes(range(12))
@@ -64,28 +65,6 @@ def sparse_file(path: Path, size: int) -> Path:
     path.touch()
     os.truncate(path, size)
     return path
-
-
-class Direct:
-    """Runs operations here and now, and notes what was asked."""
-
-    def __init__(self, before: Callable[..., object] = lambda *arguments: None) -> None:
-        self.calls: list[tuple[Any, ...]] = []
-        self.options: list[dict[str, Any]] = []
-        self.before = before
-
-    async def __call__(self, function: Any, /, *arguments: Any, **options: Any) -> Any:
-        await trio.lowlevel.checkpoint()
-        self.calls.append(arguments)
-        self.options.append(options)
-        self.before(*arguments)
-        return function(*arguments)
-
-
-@pytest.fixture
-def direct() -> Direct:
-    """Give a way to run operations without a pool."""
-    return Direct()
 
 
 @pytest.fixture

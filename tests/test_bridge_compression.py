@@ -17,7 +17,7 @@ import trio
 import trio.testing
 
 from helpers import cancel_at_each_step, wait_until
-from test_bridge import Direct, sparse_file
+from test_bridge import sparse_file
 from trioipc._errors import (
     DataError,
     MissingExtraError,
@@ -37,16 +37,12 @@ from trioipc.memory.state import SharedCancellation
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from watched import Direct
+
 TEXT = b"".join(b"%d green bottles\n" % (number * number) for number in range(100_000))
 
 Kind = Literal["process", "thread"]
 both_kinds = pytest.mark.parametrize("kind", ["process", "thread"])
-
-
-@pytest.fixture
-def direct() -> Direct:
-    """Give a way to run operations without a pool."""
-    return Direct()
 
 
 @pytest.fixture

@@ -11,10 +11,11 @@ from cryptography.exceptions import InvalidTag
 from trioipc._errors import DataError
 from trioipc.bridge.bridge import open_worker_bridge
 from trioipc.bridge.crypto import CryptoBridge
-from watched import Direct
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from watched import Direct
 
 KEY = bytes(range(32))
 SALT = bytes(range(16))
@@ -22,12 +23,6 @@ PASSWORD = "pässword-nobody-should-see"
 
 # Cheap, so that tests are quick.
 CHEAP = {"algorithm": "pbkdf2-sha256", "iterations": 1}
-
-
-@pytest.fixture
-def direct() -> Direct:
-    """Give a way to run operations without a pool."""
-    return Direct()
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from helpers import cancel_at_each_step
-from test_bridge import Direct, sparse_file
+from test_bridge import sparse_file
 from trioipc._errors import ChunkError, DataError
 from trioipc.bridge import file as bridge_module
 from trioipc.bridge._arguments import WrittenFile
@@ -21,6 +21,7 @@ from trioipc.bridge.bridge import open_worker_bridge
 from trioipc.bridge.file import ChunkedFile, ChunkMetadata, FileBridge, FileMetadata, FileType
 from trioipc.builtin._detect import HEAD
 from trioipc.memory.state import SharedCancellation
+from watched import Direct
 
 DATA = random.Random(3).randbytes(950)
 CHUNKS = [DATA[start : start + 100] for start in range(0, 950, 100)]
@@ -35,12 +36,6 @@ def sha256(data: bytes) -> str:
 
 
 METADATA = ChunkMetadata("name", 950, 100, 10, [*map(sha256, CHUNKS)], sha256(DATA))
-
-
-@pytest.fixture
-def direct() -> Direct:
-    """Give a way to run operations without a pool."""
-    return Direct()
 
 
 @pytest.fixture

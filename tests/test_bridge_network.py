@@ -20,18 +20,12 @@ from trioipc.bridge.network import NetworkBridge
 from trioipc.builtin import network as builtin
 from trioipc.memory.state import SharedCancellation
 from trioipc.worker.request import current_request
-from watched import Direct
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trioipc.pool._progress import Progress
-
-
-@pytest.fixture
-def direct() -> Direct:
-    """Give a way to run operations that notes what was asked."""
-    return Direct()
+    from watched import Direct
 
 
 @pytest.fixture

@@ -20,7 +20,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from test_builtin_file import WatchedCells, call_watched
 from trioipc._errors import (
     DataError,
     MissingExtraError,
@@ -31,7 +30,7 @@ from trioipc._errors import (
 )
 from trioipc.builtin import _codecs, _gzip, compression
 from trioipc.builtin.compression import BLOCK, STEP, compress_block, compress_data, decompress_data
-from watched import damaged
+from watched import WatchedCells, call_as_request, damaged
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -359,7 +358,7 @@ def test_many_small_members_can_be_cancelled() -> None:
     """A step of nothing but members looks at the cancel word for each of them."""
     packed = gzip.compress(b"", mtime=0) * 3000
     cells = WatchedCells()
-    assert bytes(call_watched(cells, decompress_data, memoryview(packed))) == b""
+    assert bytes(call_as_request(cells, decompress_data, memoryview(packed))) == b""
     assert len(cells.seen) > 3000
 
 
@@ -412,7 +411,7 @@ def test_progress_ends_at_the_total(algorithm: str, data: bytes) -> None:
     """The last progress is the size of the source, in both directions."""
     for function, source in ((compress_data, data), (decompress_data, THEIRS[algorithm](data))):
         cells = WatchedCells()
-        call_watched(cells, function, memoryview(source), algorithm)
+        call_as_request(cells, function, memoryview(source), algorithm)
         assert cells.progress() == (len(source), len(source))
 
 
@@ -420,14 +419,14 @@ def test_progress_ends_at_the_total(algorithm: str, data: bytes) -> None:
 def test_a_cancel_ends_it_between_two_steps(algorithm: str) -> None:
     """Compressing, and decompressing a step that holds much."""
     noise = random.Random(1).randbytes(4 * STEP)
-    cells = WatchedCells(cancel_at=3)
+    cells = WatchedCells().cancel_at(3)
     with pytest.raises(RequestInterrupt):
-        call_watched(cells, compress_data, memoryview(noise), algorithm)
+        call_as_request(cells, compress_data, memoryview(noise), algorithm)
     assert cells.progress() == (2 * STEP, 4 * STEP)
-    cells = WatchedCells(cancel_at=3)
+    cells = WatchedCells().cancel_at(3)
     bomb = THEIRS[algorithm](bytes(20 * BLOCK))
     with pytest.raises(RequestInterrupt):
-        call_watched(cells, decompress_data, memoryview(bomb), algorithm)
+        call_as_request(cells, decompress_data, memoryview(bomb), algorithm)
     assert cells.progress() == (0, len(bomb))
 
 
@@ -500,9 +499,9 @@ def test_a_file_that_changes_is_no_source_of_blocks(tmp_path: Path) -> None:
 
 def test_a_block_can_be_cancelled() -> None:
     """It has cancel points of its own."""
-    cells = WatchedCells(cancel_at=2)
+    cells = WatchedCells().cancel_at(2)
     with pytest.raises(RequestInterrupt):
-        call_watched(cells, compress_block, memoryview(bytes(4 * STEP)), 0, 4 * STEP, 6, True)
+        call_as_request(cells, compress_block, memoryview(bytes(4 * STEP)), 0, 4 * STEP, 6, True)
     assert cells.progress() == (STEP, 4 * STEP)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bz2
-import contextvars
 import gzip
 import hashlib
 import io
@@ -32,46 +31,13 @@ from trioipc._errors import ChunkError, DataError, RequestInterrupt
 from trioipc.builtin import _chunks, _detect, crypto, file
 from trioipc.builtin._detect import HEAD, detect, extension_of
 from trioipc.builtin._kinds import KINDS, SIGNATURES, TYPE_OF_EXTENSION, TYPE_OF_MIME
-from trioipc.memory._board import CANCEL, DONE, SLOT, TICK, TOTAL
-from trioipc.worker.request import CurrentRequest, set_context_request
+from trioipc.memory._board import TICK
+from watched import WatchedCells, call_as_request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 VECTORS = Path(cryptography_vectors.__file__).parent / "hashes" / "SHA2"
-
-
-class WatchedCells:
-    """A slot that notes the progress at each checkpoint and can cancel at one of them."""
-
-    def __init__(self, cancel_at: int | None = None) -> None:
-        self.cells = memoryview(bytearray(SLOT * 8)).cast("Q")
-        self.seen: list[tuple[int, int]] = []
-        self.cancel_at = cancel_at
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.cells[index]
-
-    def __setitem__(self, index: int, value: int) -> None:
-        self.cells[index] = value
-        if index == TICK:
-            self.seen.append(self.progress())
-            if value == self.cancel_at:
-                self.cells[CANCEL] = 1
-
-    def progress(self) -> tuple[int, int]:
-        return self.cells[DONE], self.cells[TOTAL]
-
-
-def call_watched(cells: WatchedCells, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function as the request of a slot."""
-    request = CurrentRequest(cells, 1, "test")  # type: ignore[arg-type]
-
-    def call() -> Any:
-        set_context_request(request)
-        return function(*arguments)
-
-    return contextvars.copy_context().run(call)
 
 
 def read_vectors(name: str) -> Iterator[tuple[bytes, str]]:
@@ -125,7 +91,7 @@ def test_a_file_hashes_like_its_bytes(tmp_path: Path, size: int) -> None:
     path = tmp_path / "file"
     path.write_bytes(data)
     cells = WatchedCells()
-    got = call_watched(cells, file.hash_file, str(path), "SHA-512")
+    got = call_as_request(cells, file.hash_file, str(path), "SHA-512")
     assert got == hashlib.sha512(data).hexdigest()
     assert cells.progress() == (size, size)
 
@@ -134,16 +100,16 @@ def test_progress_and_a_cancel_point_after_each_step() -> None:
     """Each step of 256 KiB is a progress value and a checkpoint."""
     cells = WatchedCells()
     size = 2 * file.STEP + 5
-    call_watched(cells, file.hash_file, memoryview(bytes(size)))
+    call_as_request(cells, file.hash_file, memoryview(bytes(size)))
     steps = [0, file.STEP, 2 * file.STEP, size]
     assert cells.seen == [(done, size) for done in steps]
 
 
 def test_a_cancelled_hash_stops_at_the_next_step() -> None:
     """The cancel word ends it with an interrupt, one step later at most."""
-    cells = WatchedCells(cancel_at=2)
+    cells = WatchedCells().cancel_at(2)
     with pytest.raises(RequestInterrupt):
-        call_watched(cells, file.hash_file, memoryview(bytes(5 * file.STEP)))
+        call_as_request(cells, file.hash_file, memoryview(bytes(5 * file.STEP)))
     assert cells.progress() == (file.STEP, 5 * file.STEP)
 
 
@@ -160,7 +126,7 @@ def test_a_file_that_changes_its_size_is_hashed_to_its_end(tmp_path: Path, lengt
                 os.truncate(path, length)
 
     cells = ChangingCells()
-    got = call_watched(cells, file.hash_file, str(path))
+    got = call_as_request(cells, file.hash_file, str(path))
     assert got == hashlib.sha256(bytes(length)).hexdigest()
     assert cells.progress() == (length, length)
 
@@ -196,7 +162,7 @@ def test_no_descriptor_stays_open(tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError):
         file.hash_file(str(tmp_path))
     with pytest.raises(RequestInterrupt):
-        call_watched(WatchedCells(cancel_at=2), file.hash_file, str(path))
+        call_as_request(WatchedCells().cancel_at(2), file.hash_file, str(path))
     assert os.listdir("/dev/fd") == before
 
 
@@ -276,11 +242,11 @@ def test_chunks_replace_files_and_keep_their_mode(tmp_path: Path) -> None:
 def test_cancelled_chunks_are_none(tmp_path: Path, checkpoint: int) -> None:
     """Chunks that are complete are not visible either before all are."""
     (tmp_path / "chunk-000000").write_bytes(b"old")
-    cells = WatchedCells(cancel_at=checkpoint)
+    cells = WatchedCells().cancel_at(checkpoint)
     arguments = (memoryview(bytes(1 << 20)), 100_000, str(tmp_path), str(tmp_path / ".spare"))
     before = os.listdir("/dev/fd")
     with pytest.raises(RequestInterrupt):
-        call_watched(cells, file.chunk_file, *arguments)
+        call_as_request(cells, file.chunk_file, *arguments)
     assert os.listdir(tmp_path) == ["chunk-000000"]
     assert (tmp_path / "chunk-000000").read_bytes() == b"old"
     assert os.listdir("/dev/fd") == before
@@ -298,7 +264,7 @@ def test_what_a_dead_worker_left_is_replaced(tmp_path: Path) -> None:
 def test_small_chunks_have_many_cancel_points() -> None:
     """However small the chunks, a step has no more than 64 of them."""
     cells = WatchedCells()
-    call_watched(cells, file.chunk_file, memoryview(bytes(1000)), 1)
+    call_as_request(cells, file.chunk_file, memoryview(bytes(1000)), 1)
     assert [done for done, _ in cells.seen] == [0, *range(64, 1000, 64), 1000]
 
 
@@ -325,7 +291,7 @@ def test_a_source_that_grows_is_cut_to_its_end(tmp_path: Path, in_memory: bool) 
 
     folder = (None, None) if in_memory else (str(tmp_path / "to"), str(tmp_path / "to" / ".spare"))
     cells = GrowingCells()
-    got, digests, whole = call_watched(cells, file.chunk_file, str(path), 100_000, *folder)
+    got, digests, whole = call_as_request(cells, file.chunk_file, str(path), 100_000, *folder)
     data = bytes(file.STEP) + more
     assert got == (data if in_memory else len(data))
     assert (digests, whole) == known_of(data, 100_000)[2:]
@@ -654,7 +620,7 @@ def test_only_the_head_is_read(tmp_path: Path) -> None:
     assert got == ("png", "image/png", "low")
     assert [path for path in opened if not isinstance(path, int)] == [str(tmp_path / "source")]
     cells = WatchedCells()
-    call_watched(cells, file.detect_type, str(tmp_path / "source"))
+    call_as_request(cells, file.detect_type, str(tmp_path / "source"))
     assert cells.progress() == (HEAD, HEAD)
 
 

@@ -49,6 +49,26 @@ class WatchedCells:
         return self
 
 
+def call_as_request(cells: WatchedCells, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function as the request of a slot."""
+    return _call_with(None, cells, function, *arguments)
+
+
+def _call_with(
+    allocate: Callable[[int, bool], memoryview] | None,
+    cells: WatchedCells,
+    function: Callable[..., Any],
+    *arguments: Any,
+) -> Any:
+    request = CurrentRequest(cells, 1, "test", allocate)  # type: ignore[arg-type]
+
+    def call() -> Any:
+        set_context_request(request)
+        return function(*arguments)
+
+    return contextvars.copy_context().run(call)
+
+
 def call_watched(
     cells: WatchedCells, function: Callable[..., Any], *arguments: Any
 ) -> tuple[Any, list[bytes]]:
@@ -63,18 +83,12 @@ def call_watched(
         allocated.append(bytearray(nbytes))
         return memoryview(allocated[-1])
 
-    request = CurrentRequest(cells, 1, "test", allocate)  # type: ignore[arg-type]
-
-    def call() -> Any:
-        set_context_request(request)
-        try:
-            return function(*arguments)
-        except BaseException as error:
-            return error
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("trioipc.worker.request.OUT_OF_ARENA", 0)  # it sees the small ones as well
-        result = contextvars.copy_context().run(call)
+        try:
+            result = _call_with(allocate, cells, function, *arguments)
+        except BaseException as error:
+            result = error
     return result, [bytes(memory) for memory in allocated]
 
 
@@ -103,13 +117,15 @@ def files_in(folder: Path) -> dict[str, bytes]:
 class Direct:
     """Runs operations here and now, asynchronous ones too, and notes what was asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, before: Callable[..., object] = lambda *arguments: None) -> None:
         self.calls: list[tuple[Any, ...]] = []
         self.options: list[dict[str, Any]] = []
+        self.before = before
 
     async def __call__(self, function: Any, /, *arguments: Any, **options: Any) -> Any:
         await trio.lowlevel.checkpoint()
         self.calls.append(arguments)
         self.options.append(options)
+        self.before(*arguments)
         result = function(*arguments)
         return await result if inspect.isawaitable(result) else result
