@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import threading
 import time
 from multiprocessing import resource_tracker
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background: tests send it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # It comes with the first process that multiprocessing spawns, and stays as long as we do.
 resource_tracker.ensure_running()
