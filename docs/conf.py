@@ -7,10 +7,9 @@ from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any
 
-from docutils import nodes
-from sphinx.util.docutils import SphinxDirective
-
 sys.path.insert(0, str(Path(__file__).parent))
+
+from _diagrams import Floors, LifeCycle
 
 project = "trioipc"
 author = "The trioipc authors"
@@ -40,34 +39,7 @@ nitpick_ignore_regex = [
 ]
 
 
-class LifeCycle(SphinxDirective):
-    """Shows one of the code's own tables of transitions."""
-
-    required_arguments = 1
-
-    def run(self) -> list[nodes.Node]:
-        """Write a row for each state."""
-        from trioipc.protocol import _lifecycle
-
-        table: dict[str, dict[str, str]] = getattr(_lifecycle, self.arguments[0])
-        items = [
-            nodes.list_item(
-                "",
-                nodes.paragraph(
-                    "",
-                    "",
-                    nodes.strong("", state),
-                    nodes.Text(
-                        ": "
-                        + (", ".join(f"{e} → {to}" for e, to in after.items()) or "nothing follows")
-                    ),
-                ),
-            )
-            for state, after in table.items()
-        ]
-        return [nodes.bullet_list("", *items)]
-
-
 def setup(app: Any) -> None:
-    """Add the directive."""
+    """Add the directives."""
     app.add_directive("lifecycle", LifeCycle)
+    app.add_directive("floors", Floors)

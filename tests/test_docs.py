@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import http.server
 import json
+import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -131,6 +134,53 @@ def test_compress_files(tmp_path: Path) -> None:
     assert {*without_numbers([*progress, *shown_progress])} == {"N %"}
 
 
+@pytest.mark.parametrize("name", ["cancel.py", "crashes.py", "size_a_pool.py"])
+def test_as_its_page_shows(name: str) -> None:
+    """To the letter."""
+    assert run(name).splitlines() == shown(name)
+
+
+def test_move() -> None:
+    """All three ways give the same."""
+    assert run("move.py") == "27 27 27\n"
+
+
+def test_no_guard() -> None:
+    """The error says what is missing, once in the worker and once in the parent."""
+    done = subprocess.run(
+        [sys.executable, "no_guard.py"], cwd=EXAMPLES, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    errors = re.findall(r"^trioipc\S*WorkerStartError: .*$", done.stderr, re.MULTILINE)
+    assert len(errors) == 2
+    assert all("without `if __name__ == '__main__':` around it" in error for error in errors)
+
+
+def test_service() -> None:
+    """What it has begun is answered after the signal; then it ends, and nothing is on stderr."""
+    with subprocess.Popen(
+        [sys.executable, "service.py", "0"],
+        cwd=EXAMPLES,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as service:
+        assert service.stdout is not None
+        assert service.stderr is not None
+        port = int(service.stdout.readline().removeprefix("listening on "))
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+            connection.sendall(b"abc")
+            os.killpg(service.pid, signal.SIGTERM)  # as systemd does: workers get it too
+            assert service.stdout.readline() == "ending\n"
+            connection.sendall(b"\n")
+            answer = connection.makefile().readline()
+        assert answer == hashlib.sha256(b"abc").hexdigest() + "\n"
+        assert service.stdout.read() == "ended\n"
+        assert (service.stderr.read(), service.wait(30)) == ("", 0)
+
+
 @pytest.fixture
 def website(tmp_path: Path) -> Iterator[str]:
     """Serve a file of two megabytes by the standard library; give its URL."""
@@ -186,7 +236,7 @@ def test_every_example_is_run() -> None:
     """None is without its test, but for modules that others load."""
     text = Path(__file__).read_text()
     names = {path.name for path in EXAMPLES.glob("*.py")} - {"greeter.py"}
-    assert [name for name in names if f'run("{name}"' not in text] == []
+    assert [name for name in names if f'"{name}"' not in text] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
