@@ -19,7 +19,7 @@ import jobs
 from fakes import FakeEngine
 from helpers import wait_until
 from trioipc import RequestExitError, WorkerStartError, current_request
-from trioipc.pool._process import ProcessEngine
+from trioipc.pool._process_engine import ProcessEngine
 from trioipc.pool._thread import ThreadEngine
 
 if TYPE_CHECKING:

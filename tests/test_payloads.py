@@ -36,7 +36,7 @@ from trioipc.memory._board import OVER, STATE
 from trioipc.memory._ring import RingWriter, Streamed
 from trioipc.memory._segment import ENVIRONMENT_VARIABLE, create
 from trioipc.pool._cargo import Cargo
-from trioipc.pool._process import ProcessEngine
+from trioipc.pool._process_engine import ProcessEngine
 from trioipc.pool._store import Store
 from trioipc.protocol._codec import encode
 from trioipc.worker._beside import Beside

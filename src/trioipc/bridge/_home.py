@@ -24,7 +24,7 @@ from trioipc.bridge._placing import Chooser
 from trioipc.memory._ring import Streamed
 from trioipc.pool._engines import engine_of
 from trioipc.pool._options import Options as PoolOptions
-from trioipc.pool._process import START_TIMEOUT
+from trioipc.pool._process_engine import START_TIMEOUT
 from trioipc.pool.pool import WorkerPool, open_on, open_worker_pool
 from trioipc.worker.registry import MARK
 

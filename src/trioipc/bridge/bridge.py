@@ -28,7 +28,7 @@ from trioipc.bridge.file import FileBridge
 from trioipc.bridge.network import NetworkBridge
 from trioipc.pool._block import block
 from trioipc.pool._options import module_names, one_of
-from trioipc.pool._process import refuse_nested
+from trioipc.pool._process_engine import refuse_nested
 from trioipc.worker.registry import registered
 
 if TYPE_CHECKING:

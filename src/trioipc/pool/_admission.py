@@ -28,7 +28,7 @@ async def wait_for_room(dispatcher: Dispatcher, fn: object, terms: Terms) -> Ter
     """
     until = trio.current_time() + min(terms.queue_timeout, terms.total_timeout)
     failure = dispatcher.last_failure
-    dispatcher.on_demand()
+    dispatcher.team.on_demand()
     with trio.CancelScope(deadline=until) as scope:
         if terms.cancellation is not None:
             dispatcher.sampler.watch(scope, terms.cancellation, scope.cancel)

@@ -17,10 +17,10 @@ from outcome import Error
 from trio.lowlevel import enable_ki_protection
 
 from trioipc._errors import RequestCancelledError, RequestTimeoutError, WorkerStartError
+from trioipc.pool._clocks import Clocks
 from trioipc.pool._ladder import Ladder
-from trioipc.pool._recycling import Limits
-from trioipc.pool._stall import StallClock
-from trioipc.pool._statistics import LadderTimes, TimeCounts
+from trioipc.pool._statistics import LadderTimes
+from trioipc.pool._team import Team
 from trioipc.protocol._lifecycle import REQUEST, WORKER
 
 if TYPE_CHECKING:
@@ -55,33 +55,19 @@ class Dispatcher:
     engine: Engine
     scheduler: Scheduler[Request, PoolWorker]
     sampler: Sampler
-    # The most workers there may be.
-    size: int
+    # The most workers there may be, at first.
+    _size: int
     # Refuses other threads, runs and processes.
     check_run: Callable[[], None]
-    # Called when more workers, or others, may be wanted.
-    on_demand: Callable[[], None] = attrs.field(default=lambda: None, init=False)
-    # How long each may serve.
-    limits: Limits = attrs.field(factory=Limits, init=False)
-    # How many are kept ready beyond those that are given requests.
-    spare: int = attrs.field(default=0, init=False)
-    # How many are given requests, and are replaced if they die: as many as were ever wanted.
-    target: int = attrs.field(default=0, init=False)
-    workers: dict[PoolWorker, None] = attrs.field(factory=dict, init=False)
-    # Those that are ready and not given requests yet.
-    bench: dict[PoolWorker, None] = attrs.field(factory=dict, init=False)
     # Call them for the next number.
     serial: Callable[[], int] = attrs.field(factory=lambda: count(1).__next__, init=False)
     _generation: Callable[[], int] = attrs.field(factory=lambda: count(1).__next__, init=False)
-    # The earliest alarm of all; a timer sleeps in this scope until then.
-    _earliest: float = attrs.field(default=math.inf, init=False)
-    _timer: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
     # Callers that wait for room in the queue.
     room: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot, init=False)
     # Why no worker could be started, when last there was none and none could be.
     last_failure: WorkerStartError | None = attrs.field(default=None, init=False)
-    # Requests that are tried again in a moment. {request: when}
-    resting: dict[Request, float] = attrs.field(factory=dict, init=False)
+    # Requests that are tried again in a moment. {request: None}
+    resting: dict[Request, None] = attrs.field(factory=dict, init=False)
     _random: Callable[[], float] = attrs.field(default=random.random, init=False)
     quiet: trio.Event = attrs.field(factory=trio.Event, init=False)
     closed: bool = attrs.field(default=False, init=False)
@@ -89,9 +75,19 @@ class Dispatcher:
     ended: int = attrs.field(default=0, init=False)
     errors: int = attrs.field(default=0, init=False)
     cancelled: int = attrs.field(default=0, init=False)
-    restarts: dict[str, int] = attrs.field(factory=dict, init=False)
-    times: TimeCounts = attrs.field(factory=TimeCounts, init=False)
     ladders: LadderTimes = attrs.field(factory=LadderTimes, init=False)
+    team: Team = attrs.field(init=False)
+    clocks: Clocks = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.team = Team(self.engine, self.scheduler, self._size, self.room, self.assign)
+        self.clocks = Clocks(self._requests, self._climb, self._try_again, self.cancel)
+
+    def _requests(self) -> Iterator[Request]:
+        for worker in self.team.workers:
+            yield from worker.held.values()
+        yield from self.scheduler.requests()
+        yield from self.resting
 
     # -- requests ---------------------------------------------------------------------------
 
@@ -104,16 +100,9 @@ class Dispatcher:
         if worker is not None:
             self._give(worker, request)
         else:
-            self._ask_for_help()
+            self.team.ask_for_help()
         if self.room:
             self.offer_room()
-
-    def _ask_for_help(self) -> None:
-        """Have another worker do what waits, from the bench or started for it, if there may be."""
-        if self.bench:
-            self.fill()
-        if len(self.workers) < self.size + self.spare:
-            self.on_demand()
 
     def offer_room(self) -> None:
         """Wake a caller that waits for room in the queue, if there is some.
@@ -129,7 +118,7 @@ class Dispatcher:
             assert request._worker is not None
             request._worker.endpoint.peek(wait=True)
         elif request._state == "waiting":
-            for worker in [*self.workers]:
+            for worker in [*self.team.workers]:
                 worker.endpoint.peek(wait=False)
         elif request._state == "loading":
             self._start_loading(request)
@@ -148,7 +137,7 @@ class Dispatcher:
             now = trio.current_time()
             request._queue_expires = now + terms.queue_timeout
             request._expires = now + terms.total_timeout
-            self._arm(request, min(request._queue_expires, request._expires))
+            self.clocks.arm(request, min(request._queue_expires, request._expires))
         return True
 
     def _flagged(self, request: Request) -> RequestCancelledError:
@@ -237,10 +226,7 @@ class Dispatcher:
         if request._deadline != math.inf or terms.guarded:
             left = min(request._deadline, request._expires) - trio.current_time()
         if terms.guarded:
-            request._posted_at = trio.current_time()
-            if terms.stall_timeout != math.inf:
-                request._stall = StallClock(terms.stall_timeout)
-            self._arm_posted(request)
+            self.clocks.posted(request)
         try:
             endpoint.post(
                 request._call,
@@ -267,9 +253,9 @@ class Dispatcher:
             self._look_at_the_end(worker, request)
         self._free(worker, request)
         if answer.interrupted:
-            self.retire(worker, "interrupted")
+            self.team.retire(worker, "interrupted")
         elif worker.answered >= worker.notice:
-            self._served(worker)
+            self.team.served(worker)
         request._answer = answer
         self._end(request, "end")
         self.assign()
@@ -365,7 +351,7 @@ class Dispatcher:
             self._climb(request, now)
         else:
             self._set_word(request)
-            self._arm(request, request._ladder.due)
+            self.clocks.arm(request, request._ladder.due)
 
     def _set_word(self, request: Request) -> None:
         assert request._worker is not None
@@ -383,246 +369,26 @@ class Dispatcher:
             request._step("interrupt")
             if not worker.endpoint.interrupt() and self.engine.places > 1:
                 # Others on it have until it is killed to finish.
-                self.retire(worker, "killed")
+                self.team.retire(worker, "killed")
         elif step == "kill":
             request._step("kill")
             worker.reason = "killed"
             if not worker.endpoint.kill():  # the word is its only rung
                 ladder.stay()
                 self._set_word(request)
-        self._arm(request, ladder.due)
+        self.clocks.arm(request, ladder.due)
 
-    # -- time ---------------------------------------------------------------------------------
-
-    def _arm(self, request: Request, at: float) -> None:
-        request._alarm = at
-        if at < self._earliest:
-            self._earliest = at
-            self._timer.deadline = at
-
-    @enable_ki_protection
-    async def run_timer(self) -> None:
-        """Ring the alarms of requests. One task, which knows only the earliest."""
-        while True:
-            with trio.CancelScope(deadline=self._earliest) as self._timer:
-                await trio.sleep_forever()
-            self._ring_all(trio.current_time())
-
-    def _ring_all(self, now: float) -> None:
-        # Not in the task itself: that would hold the last request, and its arguments, as it sleeps.
-        self._earliest = math.inf
-        for request in [*self._alarmed()]:
-            if request._alarm <= now:
-                request._alarm = math.inf
-                self._ring(request, now)
-        self._earliest = min((r._alarm for r in self._alarmed()), default=math.inf)
-
-    def _alarmed(self) -> Iterator[Request]:
-        for worker in self.workers:
-            yield from worker.held.values()
-        yield from self.scheduler.requests()
-        yield from self.resting
-
-    def _ring(self, request: Request, now: float) -> None:
-        if request._ladder is not None:
-            self._climb(request, now)
-        elif now >= request._expires:
-            self._expire(request, "total", request._terms.total_timeout)
-        elif request._state in ("waiting", "loading"):
-            if now >= request._queue_expires:
-                self._expire(request, "queue", request._terms.queue_timeout)
-            elif now >= self.resting.get(request, math.inf):
-                self._try_again(request)
-            else:
-                self._arm_waiting(request)
-        else:
-            self._ring_running(request, now)
-
-    def _ring_running(self, request: Request, now: float) -> None:
-        timeout = request._terms.timeout
-        snapshot = request._look()
-        assert snapshot is not None
-        if not snapshot.started:
-            # Its worker does not take it up, and may have been stopped: it still waits, but not
-            # for ever, whichever clock it has.
-            if now >= request._queue_expires:
-                self._expire(request, "queue", request._terms.queue_timeout)
-            elif now >= request._posted_at + timeout:
-                self._expire(request, "run", timeout)
-            else:
-                self._arm_posted(request)
-            return
-        left = timeout - snapshot.seconds
-        if left <= 0:
-            self._expire(request, "run", timeout)
-        elif request._stall is not None:
-            self._ring_stall(request, request._stall, snapshot, now + left)
-        else:
-            self._arm(request, min(now + left, request._expires))
-
-    def _ring_stall(
-        self, request: Request, clock: StallClock, snapshot: Snapshot, run_expires: float
-    ) -> None:
-        """Find out whether a function that runs has moved since it was last looked at."""
-        now = trio.current_time()
-        mark = (snapshot.value, snapshot.total, snapshot.phase, snapshot.ticks)
-        if not clock.is_up(now, mark):
-            self._arm(request, min(run_expires, request._expires, now + clock.period))
-            return
-        assert request._worker is not None
-        request._read_stack = request._worker.endpoint.dump_stack()
-        limit = request._terms.stall_timeout
-        self._expire(request, "stall", limit, f"{request.id} has not moved for {limit} s")
-
-    def _arm_posted(self, request: Request) -> None:
-        """Have it looked at when one of its clocks may have run out since it was sent."""
-        at = request._posted_at + request._terms.timeout
-        if request._stall is not None:
-            at = min(at, trio.current_time() + request._stall.period)
-        self._arm(request, min(at, request._queue_expires, request._expires))
-
-    def _expire(self, request: Request, clock: str, seconds: float, what: str = "") -> None:
-        what = what or f"{request.id} took longer than {seconds} s"
-        self.cancel(request, RequestTimeoutError(f"{what} (the {clock} clock)", clock=clock))
-
-    # -- workers ------------------------------------------------------------------------------
-
-    def add(self, worker: PoolWorker) -> None:
-        """Know a worker that is being started."""
-        self.workers[worker] = None
-
-    def ready(self, worker: PoolWorker) -> None:
-        """Use a worker that is ready."""
-        if worker.state != "starting":
-            return
-        worker.step("ready")
-        worker.started = trio.current_time()
-        worker.slots = list(range(self.engine.places))
-        limits = self.limits
-        memory = worker.endpoint.memory() if limits.max_memory != math.inf else None
-        worker.service = limits.begin(worker.started, memory)
-        self.bench[worker] = None
-        worker.notice = worker.service.notice
-        if not worker.notice:
-            self._served(worker)
-        self.fill()
-
-    def fill(self) -> None:
-        """Give requests to workers from the bench, if others are missing or something waits."""
-        while self.bench:
-            worker = next(iter(self.bench))
-            if not self._is_wanted():
-                leaver = self._leaver()
-                if leaver is None:
-                    return
-                sat = leaver in self.bench
-                self._dismiss(leaver, leaver.service.due or "surplus")
-                if sat:
-                    continue
-            del self.bench[worker]
-            self.scheduler.add_worker(worker, self.engine.places)
-            self.assign()
-
-    def _is_wanted(self) -> bool:
-        """Say whether one more worker is to be given requests."""
-        scheduler = self.scheduler
-        if scheduler.workers >= self.size:
-            return False
-        return bool(scheduler.waiting or self.room or scheduler.workers < self.target)
-
-    def _leaver(self) -> PoolWorker | None:
-        """Return a worker in whose place one on the bench is to be; or that, if it is too many."""
-        for worker in self.workers:
-            if worker.state in ("idle", "busy") and worker.service.is_over(worker.answered):
-                return worker
-        if len(self.bench) > self.spare + self.due:
-            return next(iter(self.bench))
-        return None
-
-    @property
-    def due(self) -> int:
-        """How many workers that are given requests are to be replaced before they leave."""
-        return sum(
-            w.service.due is not None and w.state in ("idle", "busy") and w not in self.bench
-            for w in self.workers
-        )
-
-    def _served(self, worker: PoolWorker) -> None:
-        """Replace a worker that has answered as many requests as it may, or soon will have."""
-        worker.service.count()
-        worker.notice = worker.service.quota
-        if worker.service.is_over(worker.answered) and not self.bench and not worker.held:
-            self.retire(worker, "max_requests")
-        self.fill()
-        self.on_demand()
-
-    def judge(self, worker: PoolWorker, now: float) -> None:
-        """Have a worker replaced that is too old, or has grown too much."""
-        memory = worker.endpoint.memory() if self.limits.max_memory != math.inf else None
-        worker.service.judge(now, memory, worker.answered, busy=bool(worker.held))
-        if worker.service.due is not None:
-            self.fill()
-            self.on_demand()
-
-    def shrink(self, size: int) -> list[PoolWorker]:
-        """Let workers leave until no more than ``size`` are given requests; return which.
-
-        Those that hold nothing go first.
-        """
-        self.target = min(self.target, size)
-        team = [w for w in self.workers if w.state in ("idle", "busy") and w not in self.bench]
-        team.sort(key=lambda worker: len(worker.held))
-        leaving = team[: max(0, len(team) - size)]
-        for worker in leaving:
-            self._dismiss(worker, "surplus")
-        self.fill()
-        return leaving
-
-    def has_begun(self, worker: PoolWorker) -> bool:
-        """Say whether a worker has begun any of the requests that it holds."""
-        look = worker.endpoint.look
-        return any(look(r._slot, r._generation).started for r in worker.held.values())
-
-    def owes(self, worker: PoolWorker) -> bool:
-        """Say whether a worker was sent requests, and has begun none."""
-        sent = any(r._state != "loading" for r in worker.held.values())
-        return sent and not self.has_begun(worker)
-
-    def retire(self, worker: PoolWorker, reason: str) -> None:
-        """Give a worker nothing more, and let it end when it holds nothing."""
-        if worker.state in ("leaving", "gone"):
-            return
-        self._dismiss(worker, reason)
-        self.fill()
-        self.on_demand()
-
-    def _dismiss(self, worker: PoolWorker, reason: str) -> None:
-        worker.reason = worker.reason or reason
-        worker.step("retire")
-        self.scheduler.remove_worker(worker)
-        self.bench.pop(worker, None)
-        if not worker.held:
-            worker.endpoint.close()
+    # -- deaths -------------------------------------------------------------------------------
 
     def gone(self, worker: PoolWorker, death: Death) -> None:
         """Decide what the end of a worker means for what it held."""
-        was = worker.state
-        self.scheduler.remove_worker(worker)
-        self.bench.pop(worker, None)
-        worker.step("die")
-        del self.workers[worker]
-        histograms = worker.endpoint.histograms()
-        if histograms is not None:
-            self.times.add(histograms)
-        reason = worker.reason or "crashed"
-        if was != "starting" and not self.closed and reason != "surplus":
-            self.restarts[reason] = self.restarts.get(reason, 0) + 1
+        self.team.lose(worker, closed=self.closed)
         for request in reversed(worker.held.values()):
             self._bereave(request, worker, death)
         worker.held.clear()
-        self.fill()
+        self.team.fill()
         self.assign()
-        self.on_demand()
+        self.team.on_demand()
 
     def _bereave(self, request: Request, worker: PoolWorker, death: Death) -> None:
         snapshot = worker.endpoint.look(request._slot, request._generation)
@@ -648,7 +414,7 @@ class Dispatcher:
         request._step("requeue")
         self._stop_loading(request)
         self.scheduler.put_back(request, request._terms.priority)
-        self._arm_waiting(request)
+        self.clocks.arm_waiting(request)
 
     def _rest(self, request: Request) -> None:
         """Let a request that has crashed wait a little before it waits for another worker."""
@@ -656,21 +422,18 @@ class Dispatcher:
         self._stop_loading(request)
         doublings = min(len(request._crashes) - 1, _RETRY_DOUBLINGS)
         pause = _RETRY_SECONDS * 2**doublings * (0.5 + self._random())
-        self.resting[request] = trio.current_time() + pause
-        self._arm_waiting(request)
+        request._rests_until = trio.current_time() + pause
+        self.resting[request] = None
+        self.clocks.arm_waiting(request)
 
     def _try_again(self, request: Request) -> None:
         del self.resting[request]
+        request._rests_until = math.inf
         self.scheduler.put_back(request, request._terms.priority)
-        self._arm_waiting(request)
+        self.clocks.arm_waiting(request)
         self.assign()
         if request._state == "waiting":
-            self._ask_for_help()
-
-    def _arm_waiting(self, request: Request) -> None:
-        """Have it looked at when it may have waited too long, or long enough."""
-        again = self.resting.get(request, math.inf)
-        self._arm(request, min(request._queue_expires, request._expires, again))
+            self.team.ask_for_help()
 
     def _crashed(
         self, request: Request, snapshot: Snapshot, death: Death, reason: str | None
@@ -685,7 +448,7 @@ class Dispatcher:
 
     def start_failed(self, error: WorkerStartError) -> None:
         """Fail what waits, if there is no worker that could ever serve it."""
-        if any(worker.state in ("starting", "idle", "busy") for worker in self.workers):
+        if any(worker.state in ("starting", "idle", "busy") for worker in self.team.workers):
             return
         for request in [*self.scheduler.requests()]:
             self.scheduler.discard(request, request._terms.priority)
@@ -701,7 +464,7 @@ class Dispatcher:
             self._forget(request)
             request._failure = _aborted()
             self._end(request, "end")
-        for worker in [*self.workers]:
+        for worker in [*self.team.workers]:
             for request in [*worker.held.values()]:
                 self._abort_held(request, worker)
             if worker.held or worker.state == "starting":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from trioipc.pool._process import ProcessEngine, refuse_nested
+from trioipc.pool._process_engine import ProcessEngine, refuse_nested
 from trioipc.pool._thread import ThreadEngine
 
 if TYPE_CHECKING:

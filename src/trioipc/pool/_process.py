@@ -10,24 +10,18 @@ How a process lives and dies is in `_host`.
 from __future__ import annotations
 
 import contextlib
-import copyreg
 import math
-import multiprocessing
-import multiprocessing.connection
 import os
-import pickle
 import signal
 import time
-import types
 from typing import TYPE_CHECKING, final
 
-import attrs
 import trio
 import trio_parallel
 from trio.lowlevel import enable_ki_protection
 
 from trioipc import __version__
-from trioipc._errors import IPCError, PayloadError, RemoteProtocolError, WorkerStartError
+from trioipc._errors import IPCError, RemoteProtocolError, WorkerStartError
 from trioipc.memory._board import (
     HISTOGRAM,
     HISTOGRAMS,
@@ -40,36 +34,27 @@ from trioipc.memory._board import (
 )
 from trioipc.memory._segment import Segment, create, is_steady
 from trioipc.pool._beside import ParentBeside
-from trioipc.pool._endpoint import Death, Endpoint, Engine, Snapshot
+from trioipc.pool._endpoint import Death, Endpoint, Snapshot
 from trioipc.pool._host import EXIT_SECONDS, Host, lend_thread
 from trioipc.pool._limits import set_limits
 from trioipc.pool._logs import LogReader, levels
-from trioipc.pool._options import values_of
 from trioipc.pool._payload import (
-    NO_ARGUMENTS,
     ProcessAnswer,
     ProcessCall,
-    cannot_pickle,
     lost_answer,
     plain_answer,
-    refuse_asynchronous,
-    refuse_synchronous,
-    refuse_values,
     untrusted_answer,
 )
 from trioipc.pool._slot import set_cancel, set_limit, snapshot
-from trioipc.pool._store import Store
 from trioipc.pool._vitals import read_private_bytes, read_vitals
 from trioipc.pool._wires import Listener, ParentWires, hand_over, listen
 from trioipc.protocol._codec import (
     BESIDE,
     CALL,
-    CONTEXT,
     FROM_WORKER,
     INLINE,
     LOST,
     NONE,
-    PICKLE_LIMIT,
     PLAIN,
     READY,
     RETURN,
@@ -77,27 +62,35 @@ from trioipc.protocol._codec import (
     VERSION,
     decode_operations,
     define_frame,
-    encode,
-    lift_arguments,
     split_frames,
     stop_frame,
 )
 from trioipc.worker._stacks import STACKS_SIGNAL
 from trioipc.worker._wires import LostSegmentError, Ticket
-from trioipc.worker.registry import perform
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from contextvars import ContextVar
-    from typing import Any, Literal, NoReturn
+    from typing import Any, Literal, Protocol
 
     from trioipc.pool._endpoint import Answer, Call, Vitals
-    from trioipc.pool._statistics import ArenaStatistics
+    from trioipc.pool._store import Store
+
+    class Plan(Protocol):
+        """What a worker process asks of the engine that has made it."""
+
+        name: str
+        modules: tuple[str, ...]
+        start_timeout: float
+        kind: Literal["cpu", "io"]
+        memory_limit: float
+        scrub_environment: bool
+        forward_logs: bool
+        places: int
+        store: Store
+        known_operations: tuple[tuple[str, str, bool], ...]
+
 
 _READ_SIZE = 64 << 10
-
-# Seconds that a worker has to get ready, if nobody says otherwise.
-START_TIMEOUT = 30.0
 
 # The longest a worker waits for us in the handshake: sockets take no infinity.
 _HANDSHAKE_SECONDS = 3600.0
@@ -108,8 +101,6 @@ _HANDSHAKE_SECONDS = 3600.0
 _QUICK_NANOSECONDS = 60_000
 _PEEK_NANOSECONDS = 40_000
 _WAKE_NANOSECONDS = 150_000
-# How many requests an io worker holds: each is a slot of 256 bytes, whether used or not.
-_IO_PLACES = 256
 
 # A worker spins this long before it sleeps.
 _AWAKE_NANOSECONDS = 80_000
@@ -119,178 +110,17 @@ _LESSON = 16
 # The answer of a function that returned None.
 _NOTHING = ProcessAnswer(NONE, 0, [], [], {}, b"")
 
-# Functions whose workers need not be trusted.
-_BUILTIN = "trioipc.builtin."
-
 _GUARD_HINT = (
     "Its own error is on stderr. Most often the main module opens a pool without "
     "`if __name__ == '__main__':` around it: a worker process imports that module again."
 )
 
 
-def _refuse_connection(connection: object) -> NoReturn:
-    raise TypeError(
-        f"cannot pickle a {type(connection).__name__}, whose descriptor is of here only"
-    )
-
-
-# Plain pickle sends the bare number of its descriptor, and the worker would read, write and close
-# whatever has that number there. multiprocessing's own pickles do not ask copyreg for it.
-copyreg.pickle(multiprocessing.connection.Connection, _refuse_connection)
-
-
-def _is_plain(function: object) -> bool:
-    """Say whether it is the same wherever it is loaded, so that its pickle need be sent only once.
-
-    A bound method of a builtin, such as ``items.copy``, is not: what it gives depends on ``items``.
-    """
-    if type(function) is types.FunctionType:
-        return True
-    if type(function) is not types.BuiltinFunctionType:
-        return False
-    return function.__self__ is None or type(function.__self__) is types.ModuleType
-
-
-def refuse_nested() -> None:
-    """Refuse to start workers where they cannot be: in a process that is itself starting.
-
-    Raises:
-      WorkerStartError: in a worker, or in a child that imports an unguarded main module.
-    """
-    process = multiprocessing.current_process()
-    if getattr(process, "_inheriting", False):
-        raise WorkerStartError(
-            "a process that is still starting cannot start workers: the main module opens a "
-            "pool without `if __name__ == '__main__':` around it"
-        )
-    if process.daemon:
-        raise WorkerStartError("a worker process cannot start worker processes of its own")
-
-
-@final
-@attrs.define(eq=False)
-class ProcessEngine(Engine):
-    """Makes worker processes.
-
-    Args:
-      name: The pool's name.
-      modules: What each worker loads before it is ready.
-      start_timeout: Seconds until a worker that is not ready has failed.
-      kind: ``"cpu"`` or ``"io"``.
-      arena_bytes: How much shared memory for payloads is kept.
-      memory_limit: How many bytes of private memory a worker may have.
-      scrub_environment: Whether workers forget most of their environment.
-      forward_logs: Whether what workers log is handed to the loggers of this process.
-      context: The context variables that travel with each call, with their names.
-    """
-
-    name: str
-    modules: tuple[str, ...] = ()
-    start_timeout: float = START_TIMEOUT
-    kind: Literal["cpu", "io"] = "cpu"
-    arena_bytes: float = 256 << 20
-    memory_limit: float = math.inf
-    scrub_environment: bool = False
-    forward_logs: bool = False
-    context: tuple[tuple[str, ContextVar[Any]], ...] = ()
-    places: int = attrs.field(init=False)
-    watched: bool = attrs.field(default=True, init=False)
-    store: Store = attrs.field(init=False)
-    # {function: its call without arguments, which is always the same}
-    _functions: dict[Any, ProcessCall] = attrs.field(factory=dict, init=False)
-    known_operations: tuple[tuple[str, str, bool], ...] = attrs.field(default=(), init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self.places = _IO_PLACES if self.kind == "io" else 1
-        self.store = Store(self.arena_bytes)
-
-    def prepare(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Call:
-        """Pickle a call; see `Engine.prepare`."""
-        values = values_of(self.context) if self.context else None
-        if not values:
-            return self._prepare(function, arguments)
-        try:
-            call = self._prepare(function, (*arguments, values))
-        except PayloadError:
-            refuse_values(function, values)
-            raise
-        call.flags |= CONTEXT
-        return call
-
-    def _prepare(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> ProcessCall:
-        if not _is_plain(function):
-            return self._prepare_inline(function, arguments)
-        known = self._functions.get(function)
-        if known is None:
-            self._refuse(function)
-            try:
-                pickled = pickle.dumps(function, 5)
-            except (Exception, SystemExit) as error:
-                raise cannot_pickle(function, (), error) from error
-            if len(pickled) > PICKLE_LIMIT:  # more than a frame holds
-                return self._prepare_inline(function, arguments)
-            known = ProcessCall(len(self._functions), pickled, NO_ARGUMENTS, self.store)
-            known.plain = (function.__module__ or "").startswith(_BUILTIN)
-            self._functions[function] = known
-        if not arguments:
-            return known
-        try:
-            encoded = encode(lift_arguments(arguments))
-        except (Exception, SystemExit) as error:
-            raise cannot_pickle(function, arguments, error) from error
-        call = ProcessCall(known.number, known.pickled_function, encoded, self.store)
-        call.plain = known.plain
-        return call
-
-    def _prepare_inline(
-        self, function: Callable[..., Any], arguments: tuple[Any, ...]
-    ) -> ProcessCall:
-        if not callable(function):
-            raise TypeError(f"the function must be callable, not {type(function).__name__}")
-        self._refuse(function)
-        try:
-            encoded = encode((function, lift_arguments(arguments)))
-            return ProcessCall(INLINE, b"", encoded, self.store)
-        except (Exception, SystemExit) as error:
-            raise cannot_pickle(function, arguments, error) from error
-
-    def _refuse(self, function: Callable[..., Any]) -> None:
-        """Refuse functions that workers of this kind do not run."""
-        if self.kind == "cpu":
-            refuse_asynchronous(function)
-        elif function is not perform:
-            refuse_synchronous(function)
-
-    def endpoint(self) -> Endpoint:
-        """Make a worker process, not started yet."""
-        return ProcessEndpoint(self)
-
-    def operations(self) -> tuple[tuple[str, str, bool], ...]:
-        """Return what the last worker that became ready has registered."""
-        return self.known_operations
-
-    def allocate(self, nbytes: int) -> memoryview:
-        """Return memory that workers see as well; see `Engine.allocate`."""
-        return self.store.allocate(nbytes)
-
-    async def tend(self) -> None:
-        """Keep the shared memory in order; see `Engine.tend`."""
-        await self.store.tend()
-
-    async def close(self) -> None:
-        """Let go of the shared memory."""
-        await self.store.close()
-
-    def memory(self) -> ArenaStatistics:
-        """Say how much shared memory there is."""
-        return self.store.statistics()
-
-
 @final
 class ProcessEndpoint(Endpoint):
     """One worker process."""
 
-    def __init__(self, engine: ProcessEngine) -> None:
+    def __init__(self, engine: Plan) -> None:
         self._engine = engine
         self._board: Segment | None = None
         # Until there is one, and after its end, nobody else can see what is in the slots.

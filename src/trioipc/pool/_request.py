@@ -109,6 +109,7 @@ class PoolRequest(Generic[T_co]):
     _expires: float = math.inf  # the clock "total"
     _queue_expires: float = math.inf
     _posted_at: float = math.inf
+    _rests_until: float = math.inf  # before it is tried again
     _deadline: float = math.inf  # of the scopes around the call, when it was made
     _stall: StallClock | None = None
     # Reads where its worker was when that clock ran out.

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from trioipc.pool._dispatch import Dispatcher
     from trioipc.pool._endpoint import Death
     from trioipc.pool._request import PoolRequest
+    from trioipc.pool._team import Team
 
 
 # Those that are leaving are processes too, for as long as their interpreters take to end; if many
@@ -77,6 +78,10 @@ class Supervisor:
     _failure: WorkerStartError | None = attrs.field(default=None, init=False)
     _closing: bool = attrs.field(default=False, init=False)
     _breaker: Breaker = attrs.field(factory=Breaker, init=False)
+    _team: Team = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._team = self._dispatcher.team
 
     def look(self) -> None:
         """Have it decided anew how many workers there should be."""
@@ -89,7 +94,7 @@ class Supervisor:
         breaker = self._breaker
         if breaker.useless and any(
             w.answered and w.started is not None and w.started > breaker.wasted_at
-            for w in self._dispatcher.workers
+            for w in self._team.workers
         ):
             breaker.proved()
         return breaker.state(trio.current_time())
@@ -116,10 +121,10 @@ class Supervisor:
     async def run(self, nursery: trio.Nursery) -> None:
         """Start workers in ``nursery`` until cancelled."""
         while True:
-            self._dispatcher.fill()
+            self._team.fill()
             for _ in range(self._missing()):
-                worker: Worker[PoolRequest[object]] = Worker(self._dispatcher.engine.endpoint())
-                self._dispatcher.add(worker)
+                worker: Worker[PoolRequest[object]] = Worker(self._team.engine.endpoint())
+                self._team.add(worker)
                 nursery.start_soon(self._host, worker)
             self._demand = trio.Event()
             await self._demand.wait()
@@ -131,29 +136,27 @@ class Supervisor:
     def _missing(self) -> int:
         if self._closing:
             return 0
-        dispatcher = self._dispatcher
-        alive = [w for w in dispatcher.workers if w.state != "leaving"]
+        team = self._team
+        alive = [w for w in team.workers if w.state != "leaving"]
         starting = sum(w.state == "starting" for w in alive)
-        # Who waits for room in the queue waits for a worker, too.
-        waiting = dispatcher.scheduler.waiting + len(dispatcher.room)
-        team = dispatcher.scheduler.workers
-        if dispatcher.target:  # somebody has wanted one
-            dispatcher.target = max(dispatcher.target, self._least or 0)
-        dispatcher.target = min(dispatcher.size, max(dispatcher.target, team + waiting))
+        waiting = team.wanting
+        if team.target:  # somebody has wanted one
+            team.target = max(team.target, self._least or 0)
+        team.target = min(team.size, max(team.target, team.scheduler.workers + waiting))
         missing = wanted(
-            size=dispatcher.size,
-            target=dispatcher.target,
+            size=team.size,
+            target=team.target,
             alive=len(alive),
             starting=starting,
             waiting=waiting,
-            benched=len(dispatcher.bench),
+            benched=len(team.bench),
             # None before the first one is wanted.
-            spare=dispatcher.spare + dispatcher.due if dispatcher.target else 0,
+            spare=team.spare + team.due if team.target else 0,
         )
         if self.circuit() == "half-open":
             missing = min(missing, 1 - min(starting, 1))
-        most = dispatcher.size + dispatcher.spare + _SURPLUS
-        return max(0, min(missing, most - len(dispatcher.workers)))
+        most = team.size + team.spare + _SURPLUS
+        return max(0, min(missing, most - len(team.workers)))
 
     @enable_ki_protection
     async def _host(self, worker: Worker[PoolRequest[object]]) -> None:
@@ -162,7 +165,7 @@ class Supervisor:
 
         def ready() -> None:
             self._breaker.ready()
-            dispatcher.ready(worker)
+            self._team.ready(worker)
             self._tell()
 
         hear = functools.partial(dispatcher.answered, worker)
@@ -173,7 +176,7 @@ class Supervisor:
 
     def _mourn(self, worker: Worker[PoolRequest[object]], death: Death) -> None:
         """Take in that a worker is dead, which may be said twice."""
-        dispatcher, breaker = self._dispatcher, self._breaker
+        dispatcher, team, breaker = self._dispatcher, self._team, self._breaker
         if worker.state == "gone":
             return
         now = trio.current_time()
@@ -183,10 +186,10 @@ class Supervisor:
             self._failure = _start_error(death.error)
             breaker.failed(now)
             # Not again before somebody asks: else a worker that cannot start starts for ever.
-            dispatcher.target = min(dispatcher.target, max(1, dispatcher.scheduler.workers))
-            if dispatcher.target == 1 and len(dispatcher.workers) == 1:
-                dispatcher.target = 0
-        elif worker.answered or dispatcher.has_begun(worker):
+            team.target = min(team.target, max(1, team.scheduler.workers))
+            if team.target == 1 and len(team.workers) == 1:
+                team.target = 0
+        elif worker.answered or team.has_begun(worker):
             breaker.proved()
         elif worker.reason is None:
             breaker.wasted(now)
@@ -198,9 +201,9 @@ class Supervisor:
     @enable_ki_protection
     async def watch(self) -> None:
         """Look at all workers once a second, until cancelled: the health tick."""
-        dispatcher = self._dispatcher
-        ages = dispatcher.limits.max_age != math.inf or dispatcher.limits.max_memory != math.inf
-        if not (dispatcher.engine.watched or ages or self._least is not None):
+        limits = self._team.limits
+        ages = limits.max_age != math.inf or limits.max_memory != math.inf
+        if not (self._team.engine.watched or ages or self._least is not None):
             return
         last = trio.current_time()
         shrinking = Shrinking(last)
@@ -213,26 +216,26 @@ class Supervisor:
             last = now
 
     def _tick(self, now: float, elapsed: float) -> None:
-        for worker in [*self._dispatcher.workers]:
+        for worker in [*self._team.workers]:
             if worker.state != "starting":  # that has a timeout of its own
                 self._feel(worker, elapsed)
             if worker.state in ("idle", "busy"):
-                self._dispatcher.judge(worker, now)
+                self._team.judge(worker, now)
 
     def _shrink(self, shrinking: Shrinking, now: float, least: int) -> None:
         """Let go of those that nobody has needed for a while."""
-        scheduler, places = self._dispatcher.scheduler, self._dispatcher.engine.places
-        team = scheduler.workers
-        surplus = shrinking.surplus(now, scheduler.take_peak(), team, places, least)
+        scheduler, places = self._team.scheduler, self._team.engine.places
+        size = scheduler.workers
+        surplus = shrinking.surplus(now, scheduler.take_peak(), size, places, least)
         if surplus:
-            self._dispatcher.shrink(team - surplus)
+            self._team.shrink(size - surplus)
 
     async def resize(self, size: int) -> None:
         """Have no more than ``size`` workers; wait until those that are too many are gone."""
-        self._dispatcher.size = size
-        leaving = self._dispatcher.shrink(size)
+        self._team.size = size
+        leaving = self._team.shrink(size)
         self.look()
-        while any(worker in self._dispatcher.workers for worker in leaving):
+        while any(worker in self._team.workers for worker in leaving):
             await self._news.wait()
 
     def _feel(self, worker: Worker[PoolRequest[object]], elapsed: float) -> None:
@@ -240,7 +243,7 @@ class Supervisor:
         vitals = worker.endpoint.vitals()
         if vitals is None:
             return
-        wrong = worker.pulse.feel(vitals, elapsed, owes=self._dispatcher.owes(worker))
+        wrong = worker.pulse.feel(vitals, elapsed, owes=self._team.owes(worker))
         if wrong is not None:
             worker.reason = wrong
             worker.endpoint.kill()
@@ -259,7 +262,7 @@ class Supervisor:
         failures = self._failures
         if self._ready() < number and self.circuit() == "open":
             raise self._refusal()
-        self._dispatcher.target = max(self._dispatcher.target, number)
+        self._team.target = max(self._team.target, number)
         self.look()
         while self._ready() < number:
             failed = self._failures != failures and not self._may_be(number)
@@ -271,15 +274,15 @@ class Supervisor:
 
     def _may_be(self, number: int) -> bool:
         """Say whether ``number`` workers may be ready without one more start."""
-        starting = sum(w.state == "starting" for w in self._dispatcher.workers)
+        starting = sum(w.state == "starting" for w in self._team.workers)
         return self._ready() + starting >= number
 
     def _ready(self) -> int:
-        return sum(w.state in ("idle", "busy") for w in self._dispatcher.workers)
+        return sum(w.state in ("idle", "busy") for w in self._team.workers)
 
     async def wait_closed(self) -> None:
         """Wait until it was closed and there are no workers."""
-        while not self._closing or self._dispatcher.workers:
+        while not self._closing or self._team.workers:
             await self._news.wait()
 
 

@@ -84,9 +84,10 @@ class WorkerPool:
             self._check_run,
         )
         self._supervisor = Supervisor(self._dispatcher, options.min_size)
-        self._dispatcher.on_demand = self._supervisor.look
-        self._dispatcher.spare = options.spare
-        self._dispatcher.limits = Limits(options.max_requests, options.max_memory, options.max_age)
+        team = self._dispatcher.team
+        team.on_demand = self._supervisor.look
+        team.spare = options.spare
+        team.limits = Limits(options.max_requests, options.max_memory, options.max_age)
         self._options = options
         self._usual = Terms(
             timeout=options.task_timeout,
@@ -101,7 +102,7 @@ class WorkerPool:
         self._dumping = trio.Lock()
 
     def __repr__(self) -> str:
-        workers = self._dispatcher.workers
+        workers = self._dispatcher.team.workers
         busy = sum(bool(worker.held) for worker in workers)
         waiting = self._dispatcher.waiting
         closed = "" if self._open else ", closed"
@@ -445,7 +446,7 @@ class WorkerPool:
         """
         await checkpoint_if_cancelled()
         self._check_home()
-        await self._supervisor.wait_ready(self._dispatcher.size)
+        await self._supervisor.wait_ready(self._dispatcher.team.size)
         await trio.lowlevel.checkpoint()
 
     @enable_ki_protection
@@ -505,7 +506,7 @@ class WorkerPool:
         async with self._dumping:
             found = {}
             deadline = trio.current_time() + _STACKS_SECONDS
-            for worker in [*self._dispatcher.workers]:
+            for worker in [*self._dispatcher.team.workers]:
                 pid = worker.endpoint.pid
                 if pid is not None and worker.state != "starting":
                     seconds = max(deadline - trio.current_time(), _STACKS_LEAST_SECONDS)
@@ -515,17 +516,17 @@ class WorkerPool:
 
     def statistics(self) -> PoolStatistics:
         """Return what the pool has done and does."""
-        dispatcher = self._dispatcher
-        living = [w.endpoint.histograms() for w in dispatcher.workers]
-        queue, run, total = dispatcher.times.histograms(h for h in living if h is not None)
+        dispatcher, team = self._dispatcher, self._dispatcher.team
+        living = [w.endpoint.histograms() for w in team.workers]
+        queue, run, total = team.times.histograms(h for h in living if h is not None)
         return PoolStatistics(
-            pool_size=dispatcher.size,
-            busy_workers=sum(bool(worker.held) for worker in dispatcher.workers),
+            pool_size=team.size,
+            busy_workers=sum(bool(worker.held) for worker in team.workers),
             queued_tasks=dispatcher.waiting,
             total_tasks_processed=dispatcher.ended,
             total_errors=dispatcher.errors,
             total_cancelled=dispatcher.cancelled,
-            restarts=dict(dispatcher.restarts),
+            restarts=dict(team.restarts),
             queue_time=queue,
             run_time=run,
             total_time=total,
@@ -538,7 +539,7 @@ class WorkerPool:
     @property
     def workers(self) -> tuple[WorkerInfo, ...]:
         """The workers there are now."""
-        return tuple(worker.info() for worker in self._dispatcher.workers)
+        return tuple(worker.info() for worker in self._dispatcher.team.workers)
 
     # -- leaving ----------------------------------------------------------------------------
 
@@ -559,8 +560,8 @@ class WorkerPool:
         dispatcher.closed = True
         self._supervisor.close()
         dispatcher.abort()
-        for worker in [*dispatcher.workers]:
-            dispatcher.retire(worker, "closed")
+        for worker in [*dispatcher.team.workers]:
+            dispatcher.team.retire(worker, "closed")
         return await wait_out(self._served)
 
     @enable_ki_protection
@@ -576,7 +577,7 @@ class WorkerPool:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._supervisor.run, nursery)
                 nursery.start_soon(self._supervisor.watch)
-                nursery.start_soon(self._dispatcher.run_timer)
+                nursery.start_soon(self._dispatcher.clocks.run)
                 nursery.start_soon(self._dispatcher.sampler.run)
                 nursery.start_soon(self._dispatcher.engine.tend)
                 await self._supervisor.wait_closed()
