@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import tarfile
+from pathlib import Path
 
 import nox
 
@@ -41,6 +44,55 @@ def tests(session: nox.Session) -> None:
     """Run the tests on the installed package."""
     session.install(".", *TEST_GROUP)
     session.run(*PYTEST, *session.posargs)
+
+
+@nox.session(python=PYTHONS[0])
+def lowest(session: nox.Session) -> None:
+    """Run the tests on the oldest versions that trioipc says it works with."""
+    session.install(".[network,fast,filetype,zstd]", *TEST_GROUP, *_floors(session))
+    session.run(*PYTEST, *session.posargs)
+
+
+def _floors(session: nox.Session) -> list[str]:
+    """Write down, for pip, that nothing may be newer than its lower bound."""
+    project = PYPROJECT["project"]
+    extras = project["optional-dependencies"].values()
+    wanted = [*project["dependencies"], *(name for extra in extras for name in extra)]
+    pinned = [re.sub(r">=\s*([\w.]+)(,\s*<[\w.]+)?", r"==\1.*", name) for name in wanted]
+    path = os.path.join(session.create_tmp(), "lowest.txt")
+    with open(path, "w") as file:
+        file.write("\n".join(pinned))
+    return ["--constraint", path]
+
+
+@nox.session
+def package(session: nox.Session) -> None:
+    """Build the release twice, see that both are the same, and use what was built."""
+    session.install("build", "twine")
+    built = []
+    for name in ("first", "second"):
+        folder = os.path.join(session.create_tmp(), name)
+        shutil.rmtree(folder, ignore_errors=True)
+        session.run("python", "-m", "build", "--outdir", folder, env={"SOURCE_DATE_EPOCH": "1"})
+        built.append({path.name: path.read_bytes() for path in Path(folder).iterdir()})
+    if built[0] != built[1]:
+        session.error("two builds of the same files differ")
+    session.run("twine", "check", "--strict", *(os.path.join(folder, name) for name in built[1]))
+    (wheel,) = (name for name in built[1] if name.endswith(".whl"))
+    (sdist,) = (name for name in built[1] if name.endswith(".tar.gz"))
+    # The tests that the release holds, on the wheel that it is.
+    session.install(os.path.join(folder, wheel), *TEST_GROUP)
+    with tarfile.open(os.path.join(folder, sdist)) as archive:
+        archive.extractall(folder, filter="data")
+    with session.chdir(os.path.join(folder, sdist.removesuffix(".tar.gz"))):
+        session.run(*PYTEST, *(session.posargs or ("tests/test_docs.py", "tests/test_exports.py")))
+
+
+@nox.session
+def changelog(session: nox.Session) -> None:
+    """Show what the next release brings."""
+    session.install("towncrier>=25")
+    session.run("towncrier", "build", "--draft", "--version", "next")
 
 
 @nox.session
