@@ -102,7 +102,7 @@ def test_an_unknown_kind_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_memory_that_cannot_be_mapped_leaves_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever goes wrong on the way, what was opened is closed."""
 
-    def refuse(*arguments: object) -> object:
+    def refuse(*arguments: object, **options: object) -> object:
         raise OSError(12, "no memory")
 
     before = open_descriptors()

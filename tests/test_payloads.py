@@ -867,11 +867,11 @@ def test_what_cannot_be_mapped_is_lost_alone(backend: str, monkeypatch: pytest.M
     del segment
     map_memory, sizes = mmap.mmap, []
 
-    def refuse_the_second(descriptor: int, size: int) -> mmap.mmap:
+    def refuse_the_second(descriptor: int, size: int, **options: Any) -> mmap.mmap:
         sizes.append(size)
         if len(sizes) == 2:
             raise OSError(errno.ENOMEM, "no memory")
-        return map_memory(descriptor, size)
+        return map_memory(descriptor, size, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(mmap, "mmap", refuse_the_second)

@@ -214,7 +214,8 @@ if __name__ == "__main__":
     )
     child, terminal = pty.fork()
     if child == 0:
-        os.execv(sys.executable, [sys.executable, str(path)])
+        plain = {**os.environ, "PYTHON_COLORS": "0"}
+        os.execve(sys.executable, [sys.executable, str(path)], plain)
     try:
         while not (tmp_path / "begun").exists():
             time.sleep(0.005)
