@@ -117,6 +117,16 @@ def docs(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Measure trioipc beside its peers, and write the page of the docs."""
     session.install(".", *nox.project.dependency_groups(PYPROJECT, "bench"))
+    if shutil.which("npm"):  # for the peer in Node
+        session.run("npm", "install", "--prefix", "benchmarks/piscina", external=True)
     os.makedirs("build", exist_ok=True)
-    arguments = session.posargs or ("--table", "docs/benchmarks.md", "--json", "build/bench.json")
+    written = (
+        "--table",
+        "docs/benchmarks.md",
+        "--plots",
+        "docs/plots",
+        "--json",
+        "build/bench.json",
+    )
+    arguments = session.posargs or written
     session.run("python", "-m", "benchmarks", *arguments)

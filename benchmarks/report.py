@@ -11,12 +11,26 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
-from benchmarks import compression, dispatch, large, payloads, placing, requests, start
+from benchmarks import (
+    compression,
+    dispatch,
+    large,
+    node,
+    payloads,
+    placing,
+    requests,
+    start,
+    sweeps,
+)
+from benchmarks.dispatch import Row
 from benchmarks.measure import machine
 
 if TYPE_CHECKING:
-    from benchmarks.dispatch import Row
+    from collections.abc import Callable
+
     from benchmarks.measure import Figure
+
+PISCINA = "piscina (threads of Node)"
 
 
 def main() -> None:
@@ -25,6 +39,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="interleaved rounds (7)")
     parser.add_argument("--json", type=Path, help="write everything there")
     parser.add_argument("--table", type=Path, help="write a page of the docs there")
+    parser.add_argument("--plots", type=Path, help="draw the sweeps into this folder")
     options = parser.parse_args()
     rows = trio.run(dispatch.measure, options.rounds)
     figures = dispatch.figures(rows)
@@ -42,8 +57,15 @@ def main() -> None:
         figures += trio.run(large.figures, options.rounds, folder)
         figures += trio.run(compression.figures, 3, folder)
     figures += placing.figures(trio.run(placing.sweep, options.rounds))
+    callers = trio.run(sweeps.callers, 3)
+    sizes = trio.run(sweeps.sizes, 3)
+    if node.is_installed():
+        piscina = node.measure(3)
+        rows[PISCINA] = Row(piscina.back_to_back, piscina.with_gap, piscina.rates[64])
+        callers[PISCINA] = piscina.rates
     facts = machine()
     page = _page(facts, rows, figures, starts, rates)
+    page += _sweeps(callers, sizes, options.plots)
     print(page)
     if options.table:
         options.table.write_text(page)
@@ -53,6 +75,8 @@ def main() -> None:
             "peers": {name: attrs.asdict(row) for name, row in rows.items()},
             "first answer": starts,
             "bytes per second": rates,
+            "requests per second by callers": callers,
+            "seconds to encrypt by bytes": sizes,
             "figures": [attrs.asdict(figure) for figure in figures],
         }
         options.json.write_text(json.dumps(everything, indent=2) + "\n")
@@ -99,3 +123,53 @@ def _page(
         for f in figures
     ]
     return "\n".join(lines) + "\n"
+
+
+def _sweeps(
+    callers: dict[str, dict[int, float]], sizes: dict[str, dict[int, float]], plots: Path | None
+) -> str:
+    """Write the sweeps as tables, and draw them."""
+    from benchmarks.plots import bytes_text, draw  # takes a second to load, in each worker too
+
+    lines = ["", "## From one caller to many", "", "One worker, empty functions in a second:", ""]
+    if plots is not None:
+        draw(plots, callers, sizes)
+        lines += [f"![Requests in a second over callers]({plots.name}/callers.svg)", ""]
+    lines += _table("callers", callers, str, lambda rate: f"{rate:,.0f}")
+    lines += [
+        "",
+        "## From small to big",
+        "",
+        "AES-256-GCM of `bytes`, one call at a time, GB/s:",
+        "",
+    ]
+    if plots is not None:
+        lines += [f"![Rate over sizes]({plots.name}/sizes.svg)", ""]
+    rates = {
+        name: {size: size / seconds / 1e9 for size, seconds in found.items()}
+        for name, found in sizes.items()
+    }
+    lines += [*_table("", rates, bytes_text, lambda rate: f"{rate:.3g}"), ""]
+    for other, most in (("trio.to_thread", 1.0), ("in the event loop", 1.25)):
+        even = sweeps.break_even(sizes, other, most)
+        where = "never" if even is None else f"from {bytes_text(even)} on"
+        lines.append(f"- at most {most:g} x the time of `{other}`: {where}")
+    return "\n".join(lines) + "\n"
+
+
+def _table(
+    corner: str,
+    found: dict[str, dict[int, float]],
+    head: Callable[[int], str],
+    cell: Callable[[float], str],
+) -> list[str]:
+    """Write a row for each name and a column for each number."""
+    columns = sorted(next(iter(found.values())))
+    lines = [
+        "| " + " | ".join([corner, *map(head, columns)]) + " |",
+        "| --- |" + " ---: |" * len(columns),
+    ]
+    for name, values in found.items():
+        cells = [cell(values[column]) if column in values else "" for column in columns]
+        lines.append("| " + " | ".join([name, *cells]) + " |")
+    return lines
