@@ -13,8 +13,7 @@ import trio.testing
 import jobs
 from conftest import children
 from fakes import FakeEngine
-from helpers import wait_for_file, wait_until
-from trioipc import open_worker_pool
+from helpers import serving_pool, wait_for_file, wait_until
 from trioipc.pool._options import Options
 from trioipc.pool._recycling import Limits, Service, Shrinking
 from trioipc.pool.pool import open_on
@@ -25,6 +24,9 @@ if TYPE_CHECKING:
     from trio.testing import MockClock
 
     from trioipc import WorkerPool
+
+
+pytestmark = pytest.mark.stderr("")
 
 
 def opened(engine: FakeEngine, **options: Any) -> Any:
@@ -307,7 +309,7 @@ async def test_idle_workers_leave(autojump_clock: MockClock) -> None:
 @pytest.mark.parametrize("kind", ["cpu", "thread"])
 async def test_workers_are_recycled(kind: Any) -> None:
     """Each serves so many requests, then another does, and nothing fails."""
-    async with open_worker_pool(1, kind=kind, max_requests=3) as pool:
+    async with serving_pool(1, kind=kind, max_requests=3) as pool:
         pids = [await pool.run(jobs.pid) for _ in range(12)]
         if kind == "cpu":
             assert set(Counter(pids).values()) == {3}
@@ -329,7 +331,7 @@ async def test_recycling_under_load() -> None:
 
     numbers = list(range(1000))
     before = children()
-    async with open_worker_pool(2, max_requests=50) as pool, trio.open_nursery() as nursery:
+    async with serving_pool(2, max_requests=50) as pool, trio.open_nursery() as nursery:
         for _ in range(30):
             nursery.start_soon(call, pool)
     assert sorted(answers) == list(range(1000))
@@ -339,7 +341,7 @@ async def test_recycling_under_load() -> None:
 
 async def test_a_process_that_grows_is_replaced() -> None:
     """Memory that a function keeps is found; what it gives back is not held against it."""
-    async with open_worker_pool(1, max_memory=64 << 20) as pool:
+    async with serving_pool(1, max_memory=64 << 20) as pool:
         first = await pool.run(jobs.hoard, 1 << 20)
         await pool.run(len, bytes(100 << 20))
         await trio.sleep(2.2)
@@ -352,7 +354,7 @@ async def test_a_process_that_grows_is_replaced() -> None:
 
 async def test_processes_leave_when_the_pool_is_made_smaller(tmp_path: Path) -> None:
     """The one that works finishes."""
-    async with open_worker_pool(2) as pool:
+    async with serving_pool(2) as pool:
         await pool.warm()
         path = str(tmp_path / "begun")
         async with pool.open_request(jobs.sleep, 0.5, path) as request:
