@@ -98,6 +98,29 @@ async def test_more_signals_are_named(pool: WorkerPool, number: signal.Signals) 
     assert caught.value.exitcode == -number
 
 
+@pytest.mark.stderr(r"(its last words\n){3}")
+@pytest.mark.parametrize(
+    ("number", "name"),
+    [
+        (signal.SIGSEGV, "Segmentation fault"),
+        (signal.SIGABRT, "Aborted"),
+        (signal.SIGBUS, "Bus error"),
+        (signal.SIGFPE, "Floating point exception"),
+        (signal.SIGILL, "Illegal instruction"),
+    ],
+)
+async def test_last_words(pool: WorkerPool, number: signal.Signals, name: str) -> None:
+    """What it prints is printed; where it was in its code is in the error, for each try."""
+    with pytest.raises(PoisonedRequestError) as caught:
+        await pool.run(fault_jobs.print_and_die, "its last words\n", number, idempotent=True)
+    assert isinstance(caught.value.__cause__, ExceptionGroup)
+    crashes = caught.value.__cause__.exceptions
+    assert [len(crash.__notes__) for crash in crashes] == [2] * 3
+    for crash in crashes:
+        assert f"Fatal Python error: {name}" in crash.__notes__[0]
+        assert "in print_and_die" in crash.__notes__[0]
+
+
 def _quiet() -> None:
     import faulthandler
 
