@@ -1,9 +1,10 @@
-"""What every test is held to: it leaves nothing behind."""
+"""What every test is held to: it leaves nothing behind, and says nothing that nobody expects."""
 
 from __future__ import annotations
 
 import gc
 import os
+import re
 import signal
 import threading
 import time
@@ -91,6 +92,27 @@ def nothing_left_behind() -> Iterator[None]:
         gc.collect()  # a test holds its exceptions, and they its frame
         time.sleep(0.01)
     assert left == {}
+
+
+@pytest.fixture(autouse=True)
+def nothing_else_on_stderr(
+    request: pytest.FixtureRequest,
+    nothing_left_behind: None,  # which must not see the files that capfd captures into
+) -> Iterator[None]:
+    """Fail a test marked ``stderr(pattern)`` if what it and its workers print is not as expected.
+
+    The pattern is for all of it. A suite says ``pytestmark = pytest.mark.stderr("")``, that is
+    nothing; a test that expects some says what.
+    """
+    mark = request.node.get_closest_marker("stderr")
+    if mark is None:
+        yield
+        return
+    (pattern,) = mark.args
+    capfd = request.getfixturevalue("capfd")
+    yield
+    text = capfd.readouterr().err
+    assert re.fullmatch(pattern, text, re.DOTALL), text
 
 
 @pytest.fixture

@@ -154,6 +154,14 @@ def kill(pids: list[int], begun: str, go: str) -> None:
             pass
 
 
+def print_and_die(words: str, number: int) -> None:
+    """Say something on stderr, as libraries do before they abort, and die by a signal."""
+    import os
+
+    os.write(2, words.encode())
+    os.kill(os.getpid(), number)
+
+
 # ---- that return or raise what is odd
 
 

@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import trio
 
+import jobs
+from trioipc import open_worker_pool
+
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
+
+    from trioipc import WorkerPool
+
+
+@asynccontextmanager
+async def serving_pool(size: int, **options: Any) -> AsyncIterator[WorkerPool]:
+    """Open a pool, and see that it serves the next request whatever the body has done to it."""
+    async with open_worker_pool(size, **options) as pool:
+        yield pool
+        with trio.fail_after(20):
+            assert await pool.run(jobs.add, 1, 2) == 3
 
 
 async def wait_for_file(path: Path | str) -> None:

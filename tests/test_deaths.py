@@ -13,36 +13,29 @@ import trio
 import fault_jobs
 import jobs
 from conftest import children
-from helpers import is_alive, wait_for_file, wait_until
+from helpers import is_alive, serving_pool, wait_for_file, wait_until
 from trioipc import (
     PoisonedRequestError,
     RequestTimeoutError,
     WorkerCrashedError,
-    open_worker_pool,
 )
 from trioipc.protocol._codec import FROM_WORKER
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from trioipc import WorkerPool
 
 
-@pytest.fixture(autouse=True)
-def silence(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
-    """Nobody says anything on stderr, workers included."""
-    yield
-    assert capfd.readouterr().err == ""
+pytestmark = pytest.mark.stderr("")
 
 
 @pytest.fixture
 async def pool() -> AsyncIterator[WorkerPool]:
     """Provide a pool of one process, and see that it serves the next request in the end."""
-    async with open_worker_pool(1) as pool:
+    async with serving_pool(1) as pool:
         yield pool
-        with trio.fail_after(20):
-            assert await pool.run(jobs.add, 1, 2) == 3
 
 
 # ---- deaths
@@ -105,6 +98,29 @@ async def test_more_signals_are_named(pool: WorkerPool, number: signal.Signals) 
     assert caught.value.exitcode == -number
 
 
+@pytest.mark.stderr(r"(its last words\n){3}")
+@pytest.mark.parametrize(
+    ("number", "name"),
+    [
+        (signal.SIGSEGV, "Segmentation fault"),
+        (signal.SIGABRT, "Aborted"),
+        (signal.SIGBUS, "Bus error"),
+        (signal.SIGFPE, "Floating point exception"),
+        (signal.SIGILL, "Illegal instruction"),
+    ],
+)
+async def test_last_words(pool: WorkerPool, number: signal.Signals, name: str) -> None:
+    """What it prints is printed; where it was in its code is in the error, for each try."""
+    with pytest.raises(PoisonedRequestError) as caught:
+        await pool.run(fault_jobs.print_and_die, "its last words\n", number, idempotent=True)
+    assert isinstance(caught.value.__cause__, ExceptionGroup)
+    crashes = caught.value.__cause__.exceptions
+    assert [len(crash.__notes__) for crash in crashes] == [2] * 3
+    for crash in crashes:
+        assert f"Fatal Python error: {name}" in crash.__notes__[0]
+        assert "in print_and_die" in crash.__notes__[0]
+
+
 def _quiet() -> None:
     import faulthandler
 
@@ -135,7 +151,7 @@ async def test_all_die_together(size: int, tmp_path: Path) -> None:
     async def wait(pool: WorkerPool, number: int) -> None:
         ends.append(await pool.run(jobs.echo, f"waited {number}"))
 
-    async with open_worker_pool(size) as pool:
+    async with serving_pool(size) as pool:
         await pool.warm()
         pids = [worker.pid for worker in pool.workers if worker.pid]
         with trio.fail_after(30):
@@ -155,7 +171,7 @@ async def test_all_die_together(size: int, tmp_path: Path) -> None:
 async def test_a_poison_among_others() -> None:
     """It ends alone, however often it was tried; the others do not notice."""
     found: list[int] = []
-    async with open_worker_pool(2) as pool:
+    async with serving_pool(2) as pool:
 
         async def good(number: int) -> None:
             found.append(await pool.run(jobs.echo, number))
@@ -188,7 +204,7 @@ async def test_the_dead_are_reaped(pool: WorkerPool) -> None:
 
 async def test_a_storm_of_cancels() -> None:
     """A thousand calls that are cancelled at once end within two seconds, and leave no worker."""
-    async with open_worker_pool(2) as pool:
+    async with serving_pool(2) as pool:
         await pool.warm()
         before = children()
         with trio.CancelScope() as scope:
@@ -201,8 +217,6 @@ async def test_a_storm_of_cancels() -> None:
                 start = time.perf_counter()
         assert time.perf_counter() - start < 2
         assert len(children() - before) <= 2
-        with trio.fail_after(20):
-            assert await pool.run(jobs.add, 1, 2) == 3
         statistics = pool.statistics()
         assert (statistics.total_cancelled, statistics.queued_tasks) == (1000, 0)
 

@@ -15,7 +15,7 @@ import trio
 import fault_jobs
 import jobs
 from fakes import FakeEngine, start_error
-from helpers import wait_for_file, wait_until
+from helpers import serving_pool, wait_for_file, wait_until
 from trioipc import (
     PayloadError,
     RequestCancelledError,
@@ -37,10 +37,13 @@ if TYPE_CHECKING:
     from trioipc import PoolRequest, WorkerPool
 
 
+pytestmark = pytest.mark.stderr("")
+
+
 @pytest.fixture
 async def pool() -> AsyncIterator[WorkerPool]:
-    """Provide a pool of one process."""
-    async with open_worker_pool(1) as pool:
+    """Provide a pool of one process, and see that it serves the next request in the end."""
+    async with serving_pool(1) as pool:
         yield pool
 
 
@@ -184,11 +187,11 @@ async def test_room_goes_to_the_next_if_one_does_not_need_it(
 # ---- leaving
 
 
-async def test_a_stopped_idle_worker_holds_nothing_up(pool: WorkerPool) -> None:
+async def test_a_stopped_idle_worker_holds_nothing_up() -> None:
     """It cannot see that its pipe was closed; it is killed after a moment."""
-    pid = await pool.run(jobs.pid)
-    os.kill(pid, signal.SIGSTOP)
-    # The fixture leaves the pool, and conftest sees that the worker is gone.
+    async with open_worker_pool(1) as pool:
+        os.kill(await pool.run(jobs.pid), signal.SIGSTOP)
+    # And conftest sees that the worker is gone.
 
 
 async def test_leaving_ends_a_warm_elsewhere(autojump_clock: trio.testing.MockClock) -> None:
@@ -424,12 +427,7 @@ async def test_many_pieces_of_memory_come_home(pool: WorkerPool) -> None:
     assert [view[0] for view in views] == [index % 256 for index in range(600)]
 
 
-async def test_a_function_that_closes_everything_prints_nothing(
-    capfd: pytest.CaptureFixture[str],
-) -> None:
+async def test_a_function_that_closes_everything_prints_nothing(pool: WorkerPool) -> None:
     """Its worker is lost, and says no more."""
-    async with open_worker_pool(1) as pool:
-        assert await outcome_of(lambda: pool.run(jobs.close_all_descriptors)) == (
-            "WorkerCrashedError"
-        )
-    assert capfd.readouterr().err == ""
+    outcome = await outcome_of(lambda: pool.run(jobs.close_all_descriptors))
+    assert outcome == "WorkerCrashedError"

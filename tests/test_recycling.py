@@ -13,8 +13,7 @@ import trio.testing
 import jobs
 from conftest import children
 from fakes import FakeEngine
-from helpers import wait_for_file, wait_until
-from trioipc import open_worker_pool
+from helpers import serving_pool, wait_for_file, wait_until
 from trioipc.pool._options import Options
 from trioipc.pool._recycling import Limits, Service, Shrinking
 from trioipc.pool.pool import open_on
@@ -25,6 +24,9 @@ if TYPE_CHECKING:
     from trio.testing import MockClock
 
     from trioipc import WorkerPool
+
+
+pytestmark = pytest.mark.stderr("")
 
 
 def opened(engine: FakeEngine, **options: Any) -> Any:
@@ -307,7 +309,7 @@ async def test_idle_workers_leave(autojump_clock: MockClock) -> None:
 @pytest.mark.parametrize("kind", ["cpu", "thread"])
 async def test_workers_are_recycled(kind: Any) -> None:
     """Each serves so many requests, then another does, and nothing fails."""
-    async with open_worker_pool(1, kind=kind, max_requests=3) as pool:
+    async with serving_pool(1, kind=kind, max_requests=3) as pool:
         pids = [await pool.run(jobs.pid) for _ in range(12)]
         if kind == "cpu":
             assert set(Counter(pids).values()) == {3}
@@ -329,7 +331,7 @@ async def test_recycling_under_load() -> None:
 
     numbers = list(range(1000))
     before = children()
-    async with open_worker_pool(2, max_requests=50) as pool, trio.open_nursery() as nursery:
+    async with serving_pool(2, max_requests=50) as pool, trio.open_nursery() as nursery:
         for _ in range(30):
             nursery.start_soon(call, pool)
     assert sorted(answers) == list(range(1000))
@@ -337,9 +339,54 @@ async def test_recycling_under_load() -> None:
     assert pool.statistics().restarts.keys() == {"max_requests"}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("quota", [1, 2, 3])
+@pytest.mark.parametrize(("kind", "calls"), [("cpu", 24), ("thread", 3000)])
+async def test_no_call_is_lost_while_workers_leave(kind: Any, calls: int, quota: int) -> None:
+    """All at once on workers that hardly serve any; every seventh is cancelled on the way."""
+    answers: list[int] = []
+
+    async def call(number: int) -> None:
+        with trio.CancelScope() as scope:
+            if number % 7 == 0:
+                scope.deadline = trio.current_time() + number / calls
+            answers.append(await pool.run(jobs.add, number, 0))
+
+    async with serving_pool(2, kind=kind, max_requests=quota) as pool:
+        with trio.fail_after(90):
+            async with trio.open_nursery() as nursery:
+                for number in range(calls):
+                    nursery.start_soon(call, number)
+        statistics = pool.statistics()
+        assert statistics.total_tasks_processed == calls
+        assert statistics.total_cancelled == calls - len(answers)
+        assert statistics.total_errors == 0
+        assert statistics.restarts.keys() <= {"max_requests", "interrupted"}
+        assert statistics.restarts["max_requests"] >= len(answers) // quota - 2
+    assert len({*answers}) == len(answers)
+    assert {*answers} >= {number for number in range(calls) if number % 7}
+
+
+@pytest.mark.slow
+async def test_a_leak_is_bounded() -> None:
+    """A function that keeps a little of each call: its workers leave in time, and no call fails."""
+    calls: Counter[int] = Counter()
+    async with serving_pool(1, max_memory=24 << 20) as pool:
+        with trio.fail_after(60):
+            while pool.statistics().restarts.get("max_memory", 0) < 2:
+                calls[await pool.run(jobs.hoard, 1 << 20)] += 1
+                await trio.sleep(0.02)
+        statistics = pool.statistics()
+        assert statistics.restarts == {"max_memory": 2}
+        assert statistics.total_errors == 0
+        # None of them left before it had grown by as much as it may.
+        *replaced, _ = (calls[pid] for pid in calls)
+        assert min(replaced) >= 24
+
+
 async def test_a_process_that_grows_is_replaced() -> None:
     """Memory that a function keeps is found; what it gives back is not held against it."""
-    async with open_worker_pool(1, max_memory=64 << 20) as pool:
+    async with serving_pool(1, max_memory=64 << 20) as pool:
         first = await pool.run(jobs.hoard, 1 << 20)
         await pool.run(len, bytes(100 << 20))
         await trio.sleep(2.2)
@@ -352,7 +399,7 @@ async def test_a_process_that_grows_is_replaced() -> None:
 
 async def test_processes_leave_when_the_pool_is_made_smaller(tmp_path: Path) -> None:
     """The one that works finishes."""
-    async with open_worker_pool(2) as pool:
+    async with serving_pool(2) as pool:
         await pool.warm()
         path = str(tmp_path / "begun")
         async with pool.open_request(jobs.sleep, 0.5, path) as request:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from trio.testing import MockClock
 
 
+pytestmark = pytest.mark.stderr("")
+
+
 def opened(engine: FakeEngine, **options: Any) -> Any:
     """Open a pool on a fake."""
     return open_on(engine, Options(**{"size": 1, **options}))

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 TESTS = Path(jobs.__file__).parent
 
 
+pytestmark = pytest.mark.stderr("")
+
+
 @attrs.define(eq=False)
 class Program:
     """A program that runs, and what came of it."""

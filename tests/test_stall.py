@@ -9,7 +9,8 @@ import trio
 
 import jobs
 from fakes import FakeEngine
-from trioipc import RequestTimeoutError, current_request, open_worker_pool
+from helpers import serving_pool
+from trioipc import RequestTimeoutError, current_request
 from trioipc.pool._options import Options
 from trioipc.pool._stall import StallClock
 from trioipc.pool.pool import open_on
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from trio.testing import MockClock
+
+
+pytestmark = pytest.mark.stderr("")
 
 
 def opened(engine: FakeEngine, **options: Any) -> Any:
@@ -115,7 +119,7 @@ async def test_the_error_says_where_it_stood(autojump_clock: MockClock) -> None:
 
 async def test_processes_that_hang(tmp_path: Path) -> None:
     """A loop that never looks is ended; one that looks is not; the worker is replaced."""
-    async with open_worker_pool(1, stall_timeout=0.5) as pool:
+    async with serving_pool(1, stall_timeout=0.5) as pool:
         await pool.run(jobs.nothing)
         with trio.fail_after(20):
             _, error = await ended_after(pool, jobs.spin)

@@ -16,12 +16,11 @@ import trio.testing
 import jobs
 from conftest import children
 from fakes import Die, FakeEngine, start_error
-from helpers import is_alive, wait_for_file, wait_until
+from helpers import is_alive, serving_pool, wait_for_file, wait_until
 from trioipc import (
     PoisonedRequestError,
     WorkerCrashedError,
     WorkerStartError,
-    open_worker_pool,
 )
 from trioipc.pool._breaker import Breaker
 from trioipc.pool._endpoint import Vitals
@@ -38,6 +37,9 @@ if TYPE_CHECKING:
 
     from trioipc import WorkerPool
     from trioipc.pool._endpoint import VitalState
+
+
+pytestmark = pytest.mark.stderr("")
 
 
 def opened(engine: FakeEngine, **options: Any) -> Any:
@@ -365,7 +367,7 @@ async def test_a_spare_takes_over(autojump_clock: MockClock) -> None:
 
 async def test_a_stopped_process_is_replaced(tmp_path: Path) -> None:
     """The request that it ran is a crash, and tried again if it may be."""
-    async with open_worker_pool(1) as pool:
+    async with serving_pool(1) as pool:
         first = await pool.run(jobs.pid)
         os.kill(first, signal.SIGSTOP)
         with trio.fail_after(10):
@@ -386,7 +388,7 @@ async def test_a_stopped_process_is_replaced(tmp_path: Path) -> None:
 
 async def test_a_leaving_process_may_stop_too(tmp_path: Path) -> None:
     """One that has been replaced, and still runs something, is looked at all the same."""
-    async with open_worker_pool(1, max_age=0.1) as pool:
+    async with serving_pool(1, max_age=0.1) as pool:
         path = str(tmp_path / "begun")
         async with pool.open_request(jobs.sleep, 60, path) as request:
             await wait_for_file(path)
@@ -401,7 +403,7 @@ async def test_a_leaving_process_may_stop_too(tmp_path: Path) -> None:
 
 async def test_a_long_c_call_is_left_alone() -> None:
     """Not even one that holds the GIL is taken for death."""
-    async with open_worker_pool(1) as pool:
+    async with serving_pool(1) as pool:
         process = await pool.run(jobs.pid)
         assert await pool.run(jobs.hold_gil, 3.5) == process
         assert pool.statistics().restarts == {}
@@ -409,7 +411,7 @@ async def test_a_long_c_call_is_left_alone() -> None:
 
 async def test_one_that_goes_on_in_time_is_left_alone() -> None:
     """SIGCONT within a second, and nothing has happened."""
-    async with open_worker_pool(1) as pool:
+    async with serving_pool(1) as pool:
         process = await pool.run(jobs.pid)
         os.kill(process, signal.SIGSTOP)
         await trio.sleep(0.1)
@@ -473,7 +475,7 @@ def test_a_parent_that_was_stopped_with_its_workers_kills_none() -> None:
 async def test_a_spare_process_takes_over(number: signal.Signals) -> None:
     """Killed again and again, it never keeps a call waiting for a start, nor are there too many."""
     most = 0
-    async with open_worker_pool(1, spare=1) as pool:
+    async with serving_pool(1, spare=1) as pool:
         for _ in range(5):
             await wait_until(lambda: [w.state for w in pool.workers] == ["idle"] * 2)
             process = await pool.run(jobs.pid)
@@ -510,5 +512,5 @@ async def test_others_go_on_beside_one_that_kills(pool: WorkerPool) -> None:
 @pytest.fixture
 async def pool() -> Any:
     """Provide a pool of two processes."""
-    async with open_worker_pool(2) as pool:
+    async with serving_pool(2) as pool:
         yield pool

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import threading
 import time
 from pathlib import Path
+from typing import Literal
 
 import attrs
 
@@ -64,14 +66,27 @@ def children() -> set[int]:
     return found
 
 
-def resident() -> tuple[int, int]:
-    """Return how many bytes of this process are in memory: its own, and shared ones."""
-    sizes = {}
-    for line in Path("/proc/self/status").read_text().splitlines():
+def resident(pid: int | Literal["self"] = "self") -> tuple[int, int]:
+    """Return how many bytes of a process are in memory: its own, and shared ones.
+
+    A process that has ended has none.
+    """
+    sizes = {"RssAnon:": 0, "RssShmem:": 0}
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
         if line.startswith("Rss"):
             name, size, _ = line.split()
             sizes[name] = int(size) * 1024
     return sizes["RssAnon:"], sizes["RssShmem:"]
+
+
+def cpu_seconds() -> float:
+    """Return what this process and all of its children that have ended have used."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
 def _descriptors() -> set[str]:

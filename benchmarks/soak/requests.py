@@ -192,6 +192,15 @@ async def asynchronous(requests: Requests, chance: Random) -> None:
 # ---- that are ended
 
 
+def _end_soon(scope: trio.CancelScope, seconds: float) -> None:
+    """Cancel what this task has entered; not before the pool has got, and counts, its next call.
+
+    A scope whose time is over when it is entered is cancelled at once; one that gets its time
+    later, not before the task has let others have their turn.
+    """
+    scope.deadline = trio.current_time() + seconds
+
+
 async def late(requests: Requests, chance: Random) -> None:
     """A clock runs out, and the function looks."""
     try:
@@ -211,24 +220,10 @@ async def cancelled(requests: Requests, chance: Random) -> None:
             (requests.io_pool, jobs.echo_later, None, 60),
         ]
     )
-    begun = trio.Event()
-    errors: list[Exception] = []
-
-    async def call() -> None:
-        begun.set()  # and no other task has its turn before the pool has got the call
-        try:
-            got = await requests.run(pool, fn, *arguments)
-            _check(fn is jobs.echo and got == arguments[0], "a cancelled call gave something")
-        except Exception as error:
-            errors.append(error)
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(call)
-        await begun.wait()
-        await trio.sleep(chance.uniform(0, 0.01))
-        nursery.cancel_scope.cancel()
-    for error in errors:
-        raise error
+    with trio.CancelScope() as scope:
+        _end_soon(scope, chance.uniform(0, 0.01))
+        got = await requests.run(pool, fn, *arguments)
+        _check(fn is jobs.echo and got == arguments[0], "a cancelled call gave something")
 
 
 async def told(requests: Requests, chance: Random) -> None:
@@ -249,7 +244,8 @@ async def told(requests: Requests, chance: Random) -> None:
 
 async def interrupted(requests: Requests, chance: Random) -> None:
     """The function does not look: it is interrupted, and its worker replaced."""
-    with trio.move_on_after(0.02):
+    with trio.CancelScope() as scope:
+        _end_soon(scope, 0.02)
         await requests.run(requests.pool, jobs.never_look)
         raise WrongError("a function without an end has ended")
 

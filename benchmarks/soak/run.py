@@ -6,6 +6,7 @@ same each time; what meets what is up to the machine.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import tempfile
@@ -41,12 +42,13 @@ _MOST_WRONGS = 20
 
 @attrs.define
 class Sample:
-    """Memory at a moment."""
+    """Memory at a moment, in bytes."""
 
     seconds: float
     requests: int
     own: int
     shared: int
+    workers: int
 
 
 @attrs.define
@@ -55,6 +57,8 @@ class Result:
 
     seed: int
     seconds: float = 0.0
+    # Of this process and all of its workers.
+    cpu_seconds: float = 0.0
     requests: int = 0
     # {(kind, how it ended): how often}
     ends: Counter[tuple[str, str]] = attrs.field(factory=Counter)
@@ -70,23 +74,53 @@ class Result:
     statistics: dict[str, PoolStatistics] = attrs.field(factory=dict)
 
 
-def soak(seconds: float, seed: int, rate: float) -> Result:
+@attrs.define
+class Turns:
+    """When each request is made: as soon as a caller is free, or evenly over the time.
+
+    In the second case all are made: what comes too late for its turn is made at once, and if the
+    machine cannot follow, it takes longer.
+    """
+
+    start: float
+    seconds: float
+    requests: float = math.inf
+    taken: int = 0
+
+    def take(self, now: float) -> float | None:
+        """Return when the next request is to be made; None if no more are."""
+        if self.requests == math.inf:
+            is_over = now >= self.start + self.seconds
+        else:
+            is_over = self.taken >= self.requests
+        if is_over:
+            return None
+        turn = self.start + self.seconds * (self.taken / self.requests)
+        self.taken += 1
+        return turn
+
+
+def soak(seconds: float, seed: int, rate: float, number: float = math.inf) -> Result:
     """Run it in a `trio.run` of its own.
 
     Args:
       seconds: How long requests are made.
       seed: Of all chance.
       rate: How many kills, stops and bad payloads there are in a second, in the mean.
+      number: How many requests are made evenly over that time, bad ones apart; `math.inf` for as
+        many as can be.
     """
-    trio.run(_open_and_run, Result(seed), 0.2, 0.0)  # what a first time leaves is there now
+    trio.run(_open_and_run, Result(seed), 0.2, 0.0, math.inf)  # what a first time leaves
     before = left.holdings()
     result = Result(seed)
-    trio.run(_open_and_run, result, seconds, rate)
+    used = left.cpu_seconds()
+    trio.run(_open_and_run, result, seconds, rate, number)
+    result.cpu_seconds = left.cpu_seconds() - used
     result.left.update(left.settle(before, 15))  # Trio keeps its threads for 10 s
     return result
 
 
-async def _open_and_run(result: Result, seconds: float, rate: float) -> None:
+async def _open_and_run(result: Result, seconds: float, rate: float, number: float) -> None:
     with tempfile.TemporaryDirectory() as folder:
         async with (
             trioipc.open_worker_pool(2, grace=0.2) as pool,
@@ -94,7 +128,8 @@ async def _open_and_run(result: Result, seconds: float, rate: float) -> None:
             trioipc.open_worker_bridge(2, placement="process", grace=0.2) as bridge,
         ):
             made = Requests(pool, io_pool, bridge, Path(folder))
-            await _Soak(result, made, trio.current_time() + seconds, rate).run()
+            turns = Turns(trio.current_time(), seconds, number)
+            await _Soak(result, made, turns, rate).run()
             pools = {"cpu": pool, "io": io_pool, "bridge": bridge.pool}
             result.statistics = {name: pool.statistics() for name, pool in pools.items()}
         result.surplus = {
@@ -114,9 +149,9 @@ async def _open_and_run(result: Result, seconds: float, rate: float) -> None:
 class _Soak:
     result: Result
     made: Requests
-    end: float
+    turns: Turns
     rate: float
-    start: float = attrs.field(factory=trio.current_time)
+    calling: int = CALLERS
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
@@ -127,14 +162,17 @@ class _Soak:
                     callers.start_soon(self._call, chance)
                 if self.rate:
                     await self._break(Random(f"{self.result.seed} faults"), callers)
-            self.result.seconds = trio.current_time() - self.start
+            self.result.seconds = trio.current_time() - self.turns.start
             nursery.cancel_scope.cancel()
 
     async def _call(self, chance: Random) -> None:
         kinds, weights = [*requests.ORDINARY], [*requests.ORDINARY.values()]
-        while trio.current_time() < self.end:
+        while (turn := self.turns.take(trio.current_time())) is not None:
+            if turn > trio.current_time():
+                await trio.sleep_until(turn)
             (kind,) = chance.choices(kinds, weights)
             await self._request(kind, chance)
+        self.calling -= 1
 
     async def _request(self, kind: Kind, chance: Random) -> None:
         """Make one; whatever it raises is a finding."""
@@ -159,8 +197,10 @@ class _Soak:
 
     async def _break(self, chance: Random, nursery: trio.Nursery) -> None:
         kinds, weights = [*requests.BAD], [*requests.BAD.values()]
-        while trio.current_time() < self.end:
-            await trio.sleep(chance.expovariate(self.rate))
+        turn = self.turns.start
+        while self.calling:
+            turn += chance.expovariate(self.rate)
+            await trio.sleep_until(turn)
             how = chance.choices([self._kill, self._stop, None], [1, 1, 4])[0]
             if how is None:
                 (kind,) = chance.choices(kinds, weights)
@@ -191,13 +231,15 @@ class _Soak:
     # -- watching ---------------------------------------------------------------------------
 
     async def _watch(self) -> None:
-        pause = max(0.1, (self.end - self.start) / 2000)
+        pause = max(0.1, self.turns.seconds / 2000)
         while True:
+            children = left.children()
             own, shared = left.resident()
-            at = trio.current_time() - self.start
-            self.result.samples.append(Sample(at, self.result.requests, own, shared))
+            workers = sum(left.resident(pid)[0] for pid in children)
+            at = trio.current_time() - self.turns.start
+            self.result.samples.append(Sample(at, self.result.requests, own, shared, workers))
             # The resource tracker of multiprocessing is one as well.
-            self.result.most_children = max(self.result.most_children, len(left.children()))
+            self.result.most_children = max(self.result.most_children, len(children))
             await trio.sleep(pause)
 
 
