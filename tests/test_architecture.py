@@ -12,7 +12,7 @@ import trioipc
 SOURCE = Path(trioipc.__file__).parent
 
 # From the ground up. What is not in a folder is on the ground: errors, and the original's numbers.
-FLOORS = ["", "memory", "protocol", "worker", "builtin", "pool", "bridge"]
+FLOORS = ["", "memory", "protocol", "worker", "builtin", "pool", "bridge", "cli"]
 # What runs in worker processes, and so never imports Trio.
 IN_WORKERS = {"", "memory", "protocol", "worker", "builtin"}
 # Loaded when something is awaited, and so only where Trio runs.
@@ -28,6 +28,8 @@ AWAITED = {
 
 def floor_of(module: str) -> str:
     """Return the folder of a module of ours."""
+    if module == "trioipc.__main__":  # the door of the command line
+        return "cli"
     folder = module.partition(".")[2].partition(".")[0]
     return folder if folder in FLOORS else ""
 

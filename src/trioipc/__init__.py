@@ -147,7 +147,7 @@ _HOMES = {
     "trioipc.worker.request": ("CurrentRequest", "current_request"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
-_SUBMODULES = ("chunks", "sizing", "timeouts")
+_SUBMODULES = ("chunks", "progress", "sizing", "timeouts")
 
 __all__ = ["__version__", *_SUBMODULES, *_HOME_OF]  # compared with the above by a test
 

@@ -18,6 +18,8 @@ from trioipc.worker.registry import operation
 from trioipc.worker.request import current_request
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from trioipc.builtin._ciphers import Format
     from trioipc.builtin._kdf import Algorithm
     from trioipc.memory._ring import RingReader
@@ -42,6 +44,7 @@ def encrypt_file(
     format: Format = "gcm",
     destination: str | None = None,
     spare: str | None = None,
+    header: bytes = b"",
 ) -> memoryview | int:
     """Encrypt a buffer or a file.
 
@@ -53,9 +56,10 @@ def encrypt_file(
       format: ``"gcm"`` or ``"chunked"``.
       destination: The absolute path of the file to write; None for a result in memory.
       spare: A free name in the folder of ``destination``; the caller removes it at the end.
+      header: What the result begins with, as it is; to authenticate it is the caller's business.
 
     Returns:
-      The ciphertext, or how many bytes were written.
+      The ciphertext behind its header, or how many bytes were written.
 
     Raises:
       OSError: if the files cannot be read or written.
@@ -65,9 +69,11 @@ def encrypt_file(
     cipher = cipher_of(format, key, nonce, associated_data)
     with open_source(source) as opened:
         refuse_too_long(format, opened.size)
-        size = cipher.ciphertext_size(opened.size)
+        size = len(header) + cipher.ciphertext_size(opened.size)
         with open_output(request, size, destination, spare) as output:
             meter = Meter(request, opened.size)
+            output.room(len(header))[:] = header
+            output.commit(len(header))
             cipher.encrypt(meter.each(opened.steps(STEP)), output)
             meter.end()
             return output.publish()
@@ -82,6 +88,7 @@ def decrypt_file(
     format: Format = "gcm",
     destination: str | None = None,
     spare: str | None = None,
+    header_size: int = 0,
 ) -> memoryview | int:
     """Decrypt what `encrypt_file` gave, and verify it.
 
@@ -93,6 +100,7 @@ def decrypt_file(
       format: ``"gcm"`` or ``"chunked"``.
       destination: The absolute path of the file to write; None for a result in memory.
       spare: A free name in the folder of ``destination``; the caller removes it at the end.
+      header_size: How many bytes of the source come before the ciphertext.
 
     Returns:
       The plaintext, or how many bytes were written.
@@ -106,17 +114,24 @@ def decrypt_file(
     request = current_request()
     cipher = cipher_of(format, key, nonce, associated_data)
     with open_source(source) as opened:
-        refuse_too_short(format, opened.size)
-        size = cipher.plaintext_size(opened.size)
+        refuse_too_short(format, opened.size - header_size)
+        size = cipher.plaintext_size(opened.size - header_size)
         refuse_too_long(format, size)
         with open_output(request, size, destination, spare) as output:
             outputs = [Nowhere(), output] if output.visible else [output]
             opened.expect(len(outputs))
             meter = Meter(request, opened.size * len(outputs))
             for each in outputs:
-                cipher.decrypt(meter.each(opened.steps(STEP)), each)
+                cipher.decrypt(_after(header_size, meter.each(opened.steps(STEP))), each)
             meter.end()
             return output.publish()
+
+
+def _after(size: int, steps: Iterator[memoryview]) -> Iterator[memoryview]:
+    """Leave out the first ``size`` bytes."""
+    for step in steps:
+        yield step[size:]
+        size = max(0, size - len(step))
 
 
 @operation(channel="crypto", idempotent=True)

@@ -1,0 +1,1 @@
+"""The command line; the way in is ``trioipc.__main__``."""
