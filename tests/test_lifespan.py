@@ -253,7 +253,7 @@ async def test_what_is_no_lifespan_is_refused() -> None:
                 raise AssertionError("it has opened")
     for kind in ("cpu", "io"):
         with pytest.raises(PayloadError, match="lambda"):
-            async with open_worker_pool(1, kind=kind, lifespan=lambda: life.database()):  # type: ignore[arg-type]
+            async with open_worker_pool(1, kind=kind, lifespan=lambda: life.database()):
                 raise AssertionError("it has opened")
 
 
