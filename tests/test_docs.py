@@ -43,6 +43,20 @@ def run(name: str, *arguments: str) -> str:
     return done.stdout
 
 
+def test_the_readmes_program(tmp_path: Path) -> None:
+    """It runs as it stands there, beside a file of the name that it wants."""
+    (program,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "program.py").write_text(program)
+    (tmp_path / "disk.iso").write_bytes(bytes(1000))
+    done = subprocess.run(
+        [sys.executable, "program.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert (done.stderr, done.returncode) == ("", 0)
+    primes, *_, digest = done.stdout.splitlines()
+    assert (primes, digest) == ("9592", hashlib.sha256(bytes(1000)).hexdigest())
+    assert gzip.decompress((tmp_path / "disk.iso.gz").read_bytes()) == bytes(1000)
+
+
 def test_first_call() -> None:
     """Both answers come, in either order."""
     assert sorted(run("first_call.py").splitlines()) == ["10000 1229", "20000 2262"]

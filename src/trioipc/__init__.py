@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from trioipc._errors import WorkerStartError as WorkerStartError
     from trioipc.bridge._arguments import WrittenFile as WrittenFile
     from trioipc.bridge._home import Placement as Placement
+    from trioipc.bridge._run import run as run
     from trioipc.bridge.bridge import WorkerBridge as WorkerBridge
     from trioipc.bridge.bridge import close_default_bridge as close_default_bridge
     from trioipc.bridge.bridge import default_bridge as default_bridge
@@ -103,6 +104,7 @@ _HOMES = {
     ),
     "trioipc.bridge._arguments": ("WrittenFile",),
     "trioipc.bridge._home": ("Placement",),
+    "trioipc.bridge._run": ("run",),
     "trioipc.bridge.bridge": (
         "WorkerBridge",
         "close_default_bridge",

@@ -158,8 +158,8 @@ def _size_of(source: object) -> int:
 
 def _network_pool(options: dict[str, Any]) -> AbstractAsyncContextManager[WorkerPool]:
     """Open a pool for asynchronous operations, whose worker starts with the first of them."""
-    # One worker, and no others in reserve.
-    known = {field.name for field in attrs.fields(PoolOptions)} - {"min_size", "spare"}
+    # One worker, and no others in reserve; and none of the user's functions.
+    known = {field.name for field in attrs.fields(PoolOptions)} - {"min_size", "spare", "lifespan"}
     checked = PoolOptions(size=1, **{n: value for n, value in options.items() if n in known})
     engine = engine_of("io", checked, (), options.get("start_timeout", START_TIMEOUT), ())
     return open_on(engine, checked, lazy=True)
@@ -193,6 +193,8 @@ async def open_home(
             if kind == "process":
                 kind, reason = "thread", f"no worker process could be started: {error}"
     if kind != "process":
+        if kind == "auto" or failure is not None:  # no functions of the user's run there
+            options = {**options, "lifespan": None}
         pools["thread"] = await stack.enter_async_context(
             open_worker_pool(size, kind="thread", **options)
         )

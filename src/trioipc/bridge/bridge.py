@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from typing import NoReturn, Protocol, TypeVar, TypeVarTuple, Unpack
 
     from trioipc.bridge._arguments import Options
+    from trioipc.pool._options import Lifespan
     from trioipc.pool._scheduler import StrategyName
     from trioipc.pool.pool import WorkerPool
 
@@ -178,6 +179,7 @@ async def open_worker_bridge(
     scrub_environment: bool = False,
     forward_logs: bool = False,
     context_variables: Iterable[str] = (),
+    lifespan: Lifespan | None = None,
 ) -> AsyncIterator[WorkerBridge]:
     """Open workers that encrypt, decrypt and hash.
 
@@ -213,6 +215,7 @@ async def open_worker_bridge(
       scrub_environment: Whether workers forget most of their environment.
       forward_logs: Whether what workers log is handed to the loggers of this process.
       context_variables: Names of those that travel with functions of your own.
+      lifespan: Makes the context manager that each worker of ``bridge.pool`` lives in.
 
     Yields:
       The bridge.
@@ -250,6 +253,7 @@ async def open_worker_bridge(
         "scrub_environment": scrub_environment,
         "forward_logs": forward_logs,
         "context_variables": tuple(context_variables),
+        "lifespan": lifespan,
     }
     async with AsyncExitStack() as stack:
         home = await open_home(stack, size, kind, reason, fallback, options)
@@ -319,14 +323,14 @@ class _DefaultHome:
         if self._home is None:
             raise RuntimeError(
                 "the default bridge has no pool before its first operation; "
-                "use open_worker_pool or open_worker_bridge for functions of your own"
+                "trioipc.run opens it for functions of your own"
             )
         return self._home.pool
 
     async def run(
         self, function: Callable[[*Ts], T], /, *args: *Ts, **options: Unpack[Options]
     ) -> T:
-        home = await self._open()
+        home = await self.open()
         if home.failure is not None and not self._warned:
             self._warned = True
             _warn(home.failure, stacklevel=3)  # past this and the operation, to its caller
@@ -335,13 +339,13 @@ class _DefaultHome:
     async def run_async(
         self, function: Callable[[*Ts], Any], /, *args: *Ts, **options: Unpack[Options]
     ) -> Any:
-        home = await self._open()
+        home = await self.open()
         return await home.run_async(function, *args, **options)
 
     def explain(self, operation: str, nbytes: int) -> Placement:
         return self.placed if self._home is None else self._home.explain(operation, nbytes)
 
-    async def _open(self) -> OpenHome:
+    async def open(self) -> OpenHome:
         """Start what is not started; wait until it is open."""
         self._refuse_ended()
         if not self._started:
@@ -425,13 +429,27 @@ def default_bridge() -> WorkerBridge:
       RuntimeError: outside of `trio.run`.
       ValueError: if ``TRIOIPC_PLACEMENT`` is none of those that there are.
     """
+    return _known_or_new()[1]
+
+
+def _known_or_new() -> tuple[_DefaultHome, WorkerBridge]:
     known = _current()
-    if known is not None and not known[0].told:
-        return known[1]
-    home = _DefaultHome(trio.lowlevel.current_trio_token(), *_placement_of(None))
-    bridge = _build(home)
-    _default.set((home, bridge))
-    return bridge
+    if known is None or known[0].told:
+        home = _DefaultHome(trio.lowlevel.current_trio_token(), *_placement_of(None))
+        known = home, _build(home)
+        _default.set(known)
+    return known
+
+
+async def open_default_pool() -> WorkerPool:
+    """Return the pool of the default bridge, which opens if it is not open.
+
+    Raises:
+      RuntimeError: outside of `trio.run`.
+      WorkerError: if it could not be opened, or has broken, or runs built-in operations only.
+      trio.ClosedResourceError: after the main task's end.
+    """
+    return (await _known_or_new()[0].open()).pool
 
 
 async def close_default_bridge() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from trioipc.pool._host import EXIT_SECONDS
+from trioipc.pool._payload import pickled_function
 from trioipc.pool._process_engine import ProcessEngine, refuse_nested
 from trioipc.pool._thread import ThreadEngine
 
@@ -29,10 +31,12 @@ def engine_of(
 
     Raises:
       WorkerStartError: if this process cannot have worker processes.
+      PayloadError: if the lifespan cannot be sent to one.
     """
     if kind == "thread":
-        return ThreadEngine(options.name, modules, context)
+        return ThreadEngine(options.name, modules, context, options.lifespan)
     refuse_nested()
+    pickled = None if options.lifespan is None else pickled_function(options.lifespan)
     return ProcessEngine(
         options.name,
         modules,
@@ -43,4 +47,7 @@ def engine_of(
         options.scrub_environment,
         options.forward_logs,
         context,
+        pickled,
+        # It is given as long as a function that is asked to stop.
+        EXIT_SECONDS if pickled is None else EXIT_SECONDS + options.grace,
     )

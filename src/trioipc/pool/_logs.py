@@ -91,6 +91,16 @@ class LogReader:
             self._descriptor = -1
 
 
+def warn_of_kill(pid: int | None, seconds: float) -> None:
+    """Tell that a worker is killed in its lifespan, for what that leaves undone nobody else will.
+
+    Args:
+      pid: The worker's.
+      seconds: How long it was given.
+    """
+    _log.warning("worker %s had not left its lifespan after %s s, and is killed", pid, seconds)
+
+
 def _handle(record: logging.LogRecord) -> None:
     logger = logging.getLogger(record.name)
     try:

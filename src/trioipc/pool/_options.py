@@ -12,8 +12,14 @@ from trioipc.sizing import usable_cores
 from trioipc.worker._context import variable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
+    from contextlib import AbstractAsyncContextManager, AbstractContextManager
     from contextvars import ContextVar
+    from typing import TypeAlias
+
+    Lifespan: TypeAlias = Callable[
+        [], AbstractContextManager[object] | AbstractAsyncContextManager[object]
+    ]
 
 
 # A worker takes 20 MiB before it does anything.
@@ -79,6 +85,7 @@ class Options:
     memory_limit: float = math.inf
     scrub_environment: bool = False
     forward_logs: bool = False
+    lifespan: Lifespan | None = None
 
     def __attrs_post_init__(self) -> None:
         count("size", self.size, 1, finite=True)
@@ -103,6 +110,17 @@ class Options:
         switch("forward_logs", self.forward_logs)
         if not isinstance(self.name, str):
             raise TypeError(f"name must be a str, not {type(self.name).__name__}")
+        _check_lifespan(self.lifespan)
+
+
+def _check_lifespan(lifespan: object) -> None:
+    """Refuse what makes no context manager; those of `contextlib` can be called, too."""
+    is_one = not isinstance(lifespan, type) and (
+        hasattr(lifespan, "__enter__") or hasattr(lifespan, "__aenter__")
+    )
+    if is_one or not (lifespan is None or callable(lifespan)):
+        kind = type(lifespan).__name__
+        raise TypeError(f"lifespan must be what makes a context manager when called, not a {kind}")
 
 
 def variables(names: Iterable[str]) -> tuple[tuple[str, ContextVar[Any]], ...]:

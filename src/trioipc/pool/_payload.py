@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import io
+import pickle
 from typing import TYPE_CHECKING, final
 
 import trio
@@ -346,6 +347,18 @@ def refuse_values(function: Callable[..., Any], values: dict[str, Any]) -> None:
         except (Exception, SystemExit) as error:
             what = f"{name}, a context variable for {function_name(function)}, cannot be sent"
             raise payload_error(f"{what} to a worker", error) from error
+
+
+def pickled_function(function: Callable[..., Any]) -> bytes:
+    """Pickle a function alone.
+
+    Raises:
+      PayloadError: if it cannot be.
+    """
+    try:
+        return pickle.dumps(function, 5)
+    except (Exception, SystemExit) as error:
+        raise cannot_pickle(function, (), error) from error
 
 
 def cannot_pickle(

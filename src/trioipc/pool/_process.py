@@ -35,9 +35,9 @@ from trioipc.memory._board import (
 from trioipc.memory._segment import Segment, create, is_steady
 from trioipc.pool._beside import ParentBeside
 from trioipc.pool._endpoint import Death, Endpoint, Snapshot
-from trioipc.pool._host import EXIT_SECONDS, Host, lend_thread
+from trioipc.pool._host import Host, lend_thread
 from trioipc.pool._limits import set_limits
-from trioipc.pool._logs import LogReader, levels
+from trioipc.pool._logs import LogReader, levels, warn_of_kill
 from trioipc.pool._payload import (
     ProcessAnswer,
     ProcessCall,
@@ -85,6 +85,8 @@ if TYPE_CHECKING:
         memory_limit: float
         scrub_environment: bool
         forward_logs: bool
+        lifespan: bytes | None
+        exit_seconds: float
         places: int
         store: Store
         known_operations: tuple[tuple[str, str, bool], ...]
@@ -230,6 +232,7 @@ class ProcessEndpoint(Endpoint):
             timeout=min(engine.start_timeout, _HANDSHAKE_SECONDS),
             scrub_environment=engine.scrub_environment,
             log_levels=levels() if engine.forward_logs else None,
+            lifespan=engine.lifespan,
         )
 
     async def _connect(self, listener: Listener, board: Segment, nursery: trio.Nursery) -> None:
@@ -278,7 +281,9 @@ class ProcessEndpoint(Endpoint):
         It may have been stopped, or somebody that was forked from us holds its pipe open.
         """
         await self._closed.wait()
-        await trio.sleep(EXIT_SECONDS)
+        await trio.sleep(self._engine.exit_seconds)
+        if self._engine.lifespan is not None:
+            warn_of_kill(self.pid, self._engine.exit_seconds)
         self.kill()
 
     def _start_error(self, cause: BaseException | None) -> WorkerStartError:
@@ -288,7 +293,8 @@ class ProcessEndpoint(Endpoint):
             why = f"it was not ready within {self._engine.start_timeout} s (start_timeout)"
         elif isinstance(cause, trio_parallel.BrokenWorkerError):
             code = self._host.exitcode()
-            why = f"it died with exit code {code} before it could report. {_GUARD_HINT}"
+            why = f"it died with exit code {code} before it "
+            why += f"could report. {_GUARD_HINT}" if self._wires is None else "was ready"
         else:
             why = f"{type(cause).__name__}: {cause}" if cause else "it ended at once"
         error = WorkerStartError(f"a worker process could not be started: {why}")

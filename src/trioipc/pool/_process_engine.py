@@ -9,7 +9,6 @@ import copyreg
 import math
 import multiprocessing
 import multiprocessing.connection
-import pickle
 import types
 from typing import TYPE_CHECKING, final
 
@@ -17,11 +16,13 @@ import attrs
 
 from trioipc._errors import PayloadError, WorkerStartError
 from trioipc.pool._endpoint import Endpoint, Engine
+from trioipc.pool._host import EXIT_SECONDS
 from trioipc.pool._options import values_of
 from trioipc.pool._payload import (
     NO_ARGUMENTS,
     ProcessCall,
     cannot_pickle,
+    pickled_function,
     refuse_asynchronous,
     refuse_synchronous,
     refuse_values,
@@ -103,6 +104,8 @@ class ProcessEngine(Engine):
       scrub_environment: Whether workers forget most of their environment.
       forward_logs: Whether what workers log is handed to the loggers of this process.
       context: The context variables that travel with each call, with their names.
+      lifespan: What makes the context manager that each worker lives in, pickled.
+      exit_seconds: How long a worker that is closed may take to end.
     """
 
     name: str
@@ -114,6 +117,8 @@ class ProcessEngine(Engine):
     scrub_environment: bool = False
     forward_logs: bool = False
     context: tuple[tuple[str, ContextVar[Any]], ...] = ()
+    lifespan: bytes | None = None
+    exit_seconds: float = EXIT_SECONDS
     places: int = attrs.field(init=False)
     watched: bool = attrs.field(default=True, init=False)
     store: Store = attrs.field(init=False)
@@ -144,10 +149,7 @@ class ProcessEngine(Engine):
         known = self._functions.get(function)
         if known is None:
             self._refuse(function)
-            try:
-                pickled = pickle.dumps(function, 5)
-            except (Exception, SystemExit) as error:
-                raise cannot_pickle(function, (), error) from error
+            pickled = pickled_function(function)
             if len(pickled) > PICKLE_LIMIT:  # more than a frame holds
                 return self._prepare_inline(function, arguments)
             known = ProcessCall(len(self._functions), pickled, NO_ARGUMENTS, self.store)

@@ -1,17 +1,21 @@
 """A worker that is a thread of this process: the same face, for the fallback.
 
 Its cancel ladder has one rung, the cancel word: a thread cannot be interrupted or killed, and is
-never abandoned.
+never abandoned. It is one thread from the first call to the last, since what a lifespan opens may
+belong to the thread that opened it, as a connection of `sqlite3` does.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import queue
 import sys
 import threading
 import time
 import traceback
+from contextlib import nullcontext
+from contextvars import copy_context
 from typing import TYPE_CHECKING, final
 
 import attrs
@@ -44,17 +48,22 @@ from trioipc.pool._options import values_of
 from trioipc.pool._payload import exit_error, refuse_asynchronous
 from trioipc.pool._slot import set_cancel, set_limit, snapshot
 from trioipc.worker._context import within
+from trioipc.worker._lifespan import living
 from trioipc.worker.registry import load, registered
 from trioipc.worker.request import CurrentRequest, set_context_request
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextvars import ContextVar
-    from typing import Any
+    from typing import Any, TypeAlias
 
     from outcome import Outcome
 
     from trioipc.pool._endpoint import Answer, Call
+    from trioipc.pool._options import Lifespan
+
+    # A call, its generation, its serial number, and when it was submitted.
+    _Posted: TypeAlias = tuple["ThreadCall", int, int, int]
 
 
 @final
@@ -111,11 +120,13 @@ class ThreadEngine(Engine):
       name: The pool's name.
       modules: What is loaded before the first one is ready, in this process.
       context: The context variables that travel with each call, with their names.
+      lifespan: What makes the context manager that each thread lives in.
     """
 
     name: str
     modules: tuple[str, ...] = ()
     context: tuple[tuple[str, ContextVar[Any]], ...] = ()
+    lifespan: Lifespan | None = None
     places: int = attrs.field(default=1, init=False)
 
     def prepare(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Call:
@@ -127,7 +138,7 @@ class ThreadEngine(Engine):
 
     def endpoint(self) -> Endpoint:
         """Make a worker thread, not started yet."""
-        return ThreadEndpoint(self.name, self.modules)
+        return ThreadEndpoint(self)
 
     def operations(self) -> tuple[tuple[str, str, bool], ...]:
         """Return those that this process knows."""
@@ -136,16 +147,17 @@ class ThreadEngine(Engine):
 
 @final
 class ThreadEndpoint(Endpoint):
-    """One worker thread, from Trio's cache while it has something to do."""
+    """One worker thread."""
 
-    def __init__(self, name: str, modules: tuple[str, ...]) -> None:
-        self._name = name
-        self._modules = modules
+    def __init__(self, engine: ThreadEngine) -> None:
+        self._engine = engine
         self.pid = os.getpid()
         self._cells = memoryview(bytearray((SLOT + HISTOGRAMS * HISTOGRAM) * 8)).cast("Q")
-        self._calls, self._todo = trio.open_memory_channel[tuple[ThreadCall, int, int, int]](1)
-        # Of its own, so that waiting for threads of the application cannot hold it up.
-        self._limiter = trio.CapacityLimiter(1)
+        # What it is to do; None to end.
+        self._calls: queue.SimpleQueue[_Posted | None] = queue.SimpleQueue()
+        # What the lifespan has given.
+        self._state: Any = None
+        self._token: trio.lowlevel.TrioToken
 
     @enable_ki_protection
     async def live(
@@ -155,20 +167,38 @@ class ThreadEndpoint(Endpoint):
         lost: Callable[[Death], None] | None = None,
     ) -> Death:
         """Run calls until closed; see `Endpoint.live`."""
+        self._token = trio.lowlevel.current_trio_token()
+        # Of its own, so that waiting for threads of the application cannot hold it up.
+        limiter = trio.CapacityLimiter(1)
         with trio.CancelScope(shield=True):
             try:
-                await trio.to_thread.run_sync(load, self._modules, limiter=self._limiter)
+                await trio.to_thread.run_sync(self._work, ready, hear, limiter=limiter)
             except WorkerStartError as error:
                 return Death(error=error)
-            ready()
-            async for call, generation, serial, since in self._todo:
-                answer = await trio.to_thread.run_sync(
-                    self._run, call, generation, serial, since, limiter=self._limiter
-                )
-                self._cells[STATE] = generation << 2 | OVER
-                hear(generation, answer)
-                del call, answer  # which nobody here looks at while it waits
         return Death()
+
+    def _work(self, ready: Callable[[], None], hear: Callable[[int, Answer], None]) -> None:
+        """Be the thread, from the first call to the last."""
+        load(self._engine.modules)
+        make = self._engine.lifespan
+        with nullcontext() if make is None else living(make) as self._state:
+            self._token.run_sync_soon(ready)
+            while self._work_once(hear):
+                pass
+
+    def _work_once(self, hear: Callable[[int, Answer], None]) -> bool:
+        """Run the next call; return False if there is none to come."""
+        # In a function, so that what it holds of a call goes when that has ended.
+        posted = self._calls.get()
+        if posted is None:
+            return False
+        answer = copy_context().run(self._run, *posted)
+        self._token.run_sync_soon(self._tell, hear, posted[1], answer)
+        return True
+
+    def _tell(self, hear: Callable[[int, Answer], None], generation: int, answer: Answer) -> None:
+        self._cells[STATE] = generation << 2 | OVER
+        hear(generation, answer)
 
     def _run(self, call: ThreadCall, generation: int, serial: int, since: int) -> Answer:
         cells = self._cells
@@ -178,7 +208,9 @@ class ThreadEndpoint(Endpoint):
         cells[STATE] = generation << 2 | RUNNING
         if cells[CANCEL] == generation:
             return ThreadAnswer("skipped", None)
-        request = CurrentRequest(cells, generation, f"{self._name}-{serial}")
+        request = CurrentRequest(
+            cells, generation, f"{self._engine.name}-{serial}", state=self._state
+        )
         set_context_request(request)
         try:
             return ThreadAnswer("value", within(call.values, call.function, *call.arguments))
@@ -212,7 +244,7 @@ class ThreadEndpoint(Endpoint):
         """Hand a call to the thread; see `Endpoint.post`."""
         assert isinstance(call, ThreadCall)
         set_limit(self._cells, limit, left)
-        self._calls.send_nowait((call, generation, serial, since))
+        self._calls.put((call, generation, serial, since))
 
     def cancel(self, slot: int, generation: int, reason: str | None) -> None:
         """Set the cancel word."""
@@ -228,7 +260,7 @@ class ThreadEndpoint(Endpoint):
 
     def close(self) -> None:
         """Take no more calls; `live` returns after the one that runs."""
-        self._calls.close()
+        self._calls.put(None)
 
     def look(self, slot: int, generation: int) -> Snapshot:
         """Read the slot; see `Endpoint.look`."""

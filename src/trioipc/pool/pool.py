@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
     from trioipc.pool._endpoint import Call, Engine
+    from trioipc.pool._options import Lifespan
     from trioipc.pool._progress import Progress
     from trioipc.protocol._messages import Priority
 
@@ -643,6 +644,7 @@ async def open_worker_pool(
     scrub_environment: bool = False,
     forward_logs: bool = False,
     context_variables: Iterable[str] = (),
+    lifespan: Lifespan | None = None,
 ) -> AsyncIterator[WorkerPool]:
     """Open a pool of workers for as long as the block lasts.
 
@@ -695,9 +697,17 @@ async def open_worker_pool(
       context_variables: Names of `contextvars.ContextVar` objects, such as ``"shop.web:tenant"``.
         Those that are set in the caller's context are set to that in the function's; their values
         are pickled with each request.
+      lifespan: A function that makes a context manager, such as one decorated with
+        `contextlib.contextmanager`; in workers of kind ``"io"`` it may be asynchronous. Each
+        worker enters it before it is ready; its value is `CurrentRequest.state`. It is left when
+        the pool is closed, or another worker takes the place, for which a process has ``grace``
+        and two seconds; not by a worker that is killed or crashes, nor after this process's end.
+        What it raises then is logged to ``trioipc.worker`` in the worker.
 
     Raises:
-      WorkerStartError: if no worker can be started, or a module not be loaded.
+      WorkerStartError: if no worker can be started, a module not be loaded, or the lifespan not
+        be entered: that raised, and is the cause, or did not end within ``start_timeout``.
+      PayloadError: if ``lifespan`` cannot be pickled by name.
       ValueError, TypeError: if an argument is not as said above.
 
     Cancellation: entering and leaving are checkpoints; no worker outlives the block.
@@ -723,6 +733,7 @@ async def open_worker_pool(
         memory_limit=memory_limit,
         scrub_environment=scrub_environment,
         forward_logs=forward_logs,
+        lifespan=lifespan,
     )
     engine = engine_of(
         one_of("kind", kind, KINDS),

@@ -64,6 +64,11 @@ def encode_plain_answer(kind: int, value: Any) -> tuple[int, Encoded]:
         return PAYLOAD, encode_plain(lost)
 
 
+def make_portable(error: Exception) -> None:
+    """Leave out of an exception of ours what keeps it from travelling; that becomes a note."""
+    _encode_exception(error)
+
+
 _EMPTY = Encoded(b"")
 # So many entries of a traceback are kept at either end: Python 3.11 pickles 300 in all.
 _TRACEBACK_END = 50

@@ -30,7 +30,8 @@ def serve(ticket: Ticket) -> None:
     # What is loaded now stays. To look through it for garbage meanwhile takes 2 ms.
     collects = gc.isenabled()
     gc.disable()
-    from trioipc.worker._life import give_way, settle
+    from trioipc._errors import WorkerStartError
+    from trioipc.worker._life import settle
     from trioipc.worker._orphan import (
         die_with_parent,
         keep_descriptors_private,
@@ -59,10 +60,14 @@ def serve(ticket: Ticket) -> None:
             from trioipc.worker._logs import forward_logs
 
             forward_logs(wires.logs, ticket.log_levels, server.dropped())
-        server.prepare()
-        give_way()
         try:
-            server.loop()
+            server.prepare()
+            server.run()
+        except WorkerStartError as error:
+            from trioipc.worker._answer import make_portable
+
+            make_portable(error)
+            raise
         except OSError:
             # A function has closed our descriptors, or has forked and its child has come back:
             # there is nobody to talk to.

@@ -59,6 +59,7 @@ from trioipc.protocol._codec import (
 )
 from trioipc.worker._answer import encode_answer, encode_plain_answer
 from trioipc.worker._execute import OURS, Executor
+from trioipc.worker._life import give_way
 from trioipc.worker._wires import send_segment
 from trioipc.worker.registry import load, registered
 from trioipc.worker.request import CurrentRequest
@@ -107,9 +108,11 @@ class Server:
         self._making = threading.Lock()
         # Whether a function has forked, and this is the child.
         self._is_fork = False
+        # What the lifespan has given.
+        self._state: Any = None
 
     def prepare(self) -> None:
-        """Load the pool's modules, and say that we are ready.
+        """Load the pool's modules.
 
         Raises:
           WorkerStartError: if one of them cannot be loaded.
@@ -118,8 +121,27 @@ class Server:
         self.listen_to_signals()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._become_fork)
+
+    def run(self) -> None:
+        """Enter the lifespan, say that we are ready, and answer calls.
+
+        Raises:
+          WorkerStartError: if the lifespan cannot be entered.
+        """
+        if self._ticket.lifespan is None:
+            self._say_ready()
+            self.loop()
+            return
+        from trioipc.worker._lifespan import living, loaded
+
+        with living(loaded(self._ticket.lifespan)) as self._state:
+            self._say_ready()
+            self.loop()
+
+    def _say_ready(self) -> None:
         ready = encode_operations(registered())
         self._write(FROM_WORKER.pack(len(ready), READY, 0, 0, 0) + ready)
+        give_way()
 
     def dropped(self) -> memoryview:
         """Return the cell in which lost log records are counted."""
@@ -220,7 +242,9 @@ class Server:
             del error  # it holds what was loaded, which can be returned now
             self._answer(slot, generation, frame)
             return
-        request = CurrentRequest(cells, generation, f"{self._ticket.name}-{serial}", self._allocate)
+        request = CurrentRequest(
+            cells, generation, f"{self._ticket.name}-{serial}", self._allocate, self._state
+        )
         self._start(request, slot, loaded)
 
     def _start(self, request: CurrentRequest, slot: int, loaded: list[_Loaded]) -> None:

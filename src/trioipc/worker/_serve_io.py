@@ -46,16 +46,28 @@ class IoServer(Server):
     def listen_to_signals(self) -> None:
         """Do nothing: a signal would interrupt whichever call is running."""
 
-    def loop(self) -> None:
-        """Answer calls until the parent closes its end."""
+    def run(self) -> None:
+        """Enter the lifespan, say that we are ready, and answer calls; see `Server.run`."""
         try:
-            trio.run(self._serve)
+            trio.run(self._live)
         except BaseExceptionGroup as group:
             if group.subgroup(OSError) is None:
                 raise
             os._exit(1)  # as a cpu worker whose descriptors are gone
 
+    async def _live(self) -> None:
+        if self._ticket.lifespan is None:
+            self._say_ready()
+            await self._serve()
+            return
+        from trioipc.worker._lifespan import living_async, loaded
+
+        async with living_async(loaded(self._ticket.lifespan)) as self._state:
+            self._say_ready()
+            await self._serve()
+
     async def _serve(self) -> None:
+        """Answer calls until the parent closes its end."""
         os.set_blocking(self._wires.calls, False)
         async with trio.open_nursery() as self._nursery:
             rest = b""

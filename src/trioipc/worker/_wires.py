@@ -50,12 +50,14 @@ class Ticket:
       scrub_environment: Whether to forget most of our environment.
       log_levels: ``{name: level}`` of the parent's loggers, to whom we send what we log; None if
         we send nothing.
+      lifespan: What makes the context manager that we live in, pickled; None if there is none.
     """
 
     __slots__ = (
         "address",
         "board_bytes",
         "kind",
+        "lifespan",
         "log_levels",
         "modules",
         "name",
@@ -82,6 +84,7 @@ class Ticket:
         timeout: float,
         scrub_environment: bool = False,
         log_levels: Mapping[str, int] | None = None,
+        lifespan: bytes | None = None,
     ) -> None:
         self.address = address
         self.token = token
@@ -95,6 +98,7 @@ class Ticket:
         self.timeout = timeout
         self.scrub_environment = scrub_environment
         self.log_levels = log_levels
+        self.lifespan = lifespan
 
 
 @final

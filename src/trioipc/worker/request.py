@@ -32,6 +32,7 @@ from trioipc.memory._board import (
 if TYPE_CHECKING:
     import contextvars
     from collections.abc import Callable, Iterator
+    from typing import Any
 
     from trioipc.memory.state import SharedCancellation, SharedProgress
 
@@ -51,10 +52,14 @@ class CurrentRequest:
         "_progress",
         "_shields",
         "id",
+        "state",
     )
 
     id: str | None
     """The request's name, as in errors and logs; None if there is no request."""
+
+    state: Any
+    """What this worker's lifespan has given; None if the pool has no ``lifespan``."""
 
     def __init__(
         self,
@@ -62,6 +67,7 @@ class CurrentRequest:
         generation: int,
         id: str | None,
         allocator: Callable[[int, bool], memoryview] | None = None,
+        state: Any = None,
     ) -> None:
         self._cells = cells
         self._generation = generation
@@ -71,6 +77,7 @@ class CurrentRequest:
         # Where `allocate` gets big memory from; None if it need not travel.
         self._allocator = allocator
         self.id = id
+        self.state = state
 
     def __repr__(self) -> str:
         return f"<CurrentRequest: {self.id}>"
