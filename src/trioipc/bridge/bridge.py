@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from typing import NoReturn, Protocol, TypeVar, TypeVarTuple, Unpack
 
     from trioipc.bridge._arguments import Options
+    from trioipc.pool._instruments import Instrument
     from trioipc.pool._scheduler import StrategyName
     from trioipc.pool.pool import WorkerPool
 
@@ -178,6 +179,7 @@ async def open_worker_bridge(
     scrub_environment: bool = False,
     forward_logs: bool = False,
     context_variables: Iterable[str] = (),
+    instruments: Iterable[Instrument] = (),
 ) -> AsyncIterator[WorkerBridge]:
     """Open workers that encrypt, decrypt and hash.
 
@@ -213,6 +215,7 @@ async def open_worker_bridge(
       scrub_environment: Whether workers forget most of their environment.
       forward_logs: Whether what workers log is handed to the loggers of this process.
       context_variables: Names of those that travel with functions of your own.
+      instruments: Are told what happens to requests and workers.
 
     Yields:
       The bridge.
@@ -250,6 +253,7 @@ async def open_worker_bridge(
         "scrub_environment": scrub_environment,
         "forward_logs": forward_logs,
         "context_variables": tuple(context_variables),
+        "instruments": tuple(instruments),
     }
     async with AsyncExitStack() as stack:
         home = await open_home(stack, size, kind, reason, fallback, options)

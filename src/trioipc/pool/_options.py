@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import attrs
 
+from trioipc.pool._instruments import Instrument, instruments_of
 from trioipc.pool._scheduler import STRATEGIES, StrategyName
 from trioipc.sizing import usable_cores
 from trioipc.worker._context import variable
@@ -79,6 +80,7 @@ class Options:
     memory_limit: float = math.inf
     scrub_environment: bool = False
     forward_logs: bool = False
+    instruments: tuple[Instrument, ...] = attrs.field(default=(), converter=instruments_of)
 
     def __attrs_post_init__(self) -> None:
         count("size", self.size, 1, finite=True)
@@ -104,6 +106,11 @@ class Options:
         if not isinstance(self.name, str):
             raise TypeError(f"name must be a str, not {type(self.name).__name__}")
 
+    @property
+    def carried(self) -> tuple[str, ...]:
+        """Names of the context variables that instruments want to travel."""
+        return tuple(name for one in self.instruments for name in one.context_variables)
+
 
 def variables(names: Iterable[str]) -> tuple[tuple[str, ContextVar[Any]], ...]:
     """Return context variables with their names.
@@ -119,6 +126,11 @@ def variables(names: Iterable[str]) -> tuple[tuple[str, ContextVar[Any]], ...]:
             raise TypeError(f"context_variables must hold names, not {type(name).__name__}")
         found.append((name, variable(name)))
     return tuple(found)
+
+
+def homes(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the modules of context variables, for workers to load when they start."""
+    return tuple(name.partition(":")[0] for name in names)
 
 
 _UNSET = object()
