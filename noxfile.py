@@ -34,7 +34,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def typing(session: nox.Session) -> None:
     """Check the types, for each system that there are branches for."""
-    session.install(".[network]", *nox.project.dependency_groups(PYPROJECT, "lint"))
+    session.install(".[network,cli]", *nox.project.dependency_groups(PYPROJECT, "lint"))
     for platform in ("linux", "darwin"):
         session.run("mypy", "--platform", platform)
 
@@ -49,7 +49,7 @@ def tests(session: nox.Session) -> None:
 @nox.session(python=PYTHONS[0])
 def lowest(session: nox.Session) -> None:
     """Run the tests on the oldest versions that trioipc says it works with."""
-    session.install(".[network,fast,filetype,zstd]", *TEST_GROUP, *_floors(session))
+    session.install(".[network,fast,filetype,zstd,cli]", *TEST_GROUP, *_floors(session))
     session.run(*PYTEST, *session.posargs)
 
 

@@ -53,11 +53,16 @@ if TYPE_CHECKING:
     from trioipc.memory.state import SharedFlag as SharedFlag
     from trioipc.memory.state import SharedProgress as SharedProgress
     from trioipc.memory.state import is_shared_memory_available as is_shared_memory_available
+    from trioipc.pool._instruments import Instrument as Instrument
+    from trioipc.pool._instruments import RequestEnd as RequestEnd
+    from trioipc.pool._instruments import RequestRecord as RequestRecord
     from trioipc.pool._progress import Progress as Progress
     from trioipc.pool._request import PoolRequest as PoolRequest
     from trioipc.pool._statistics import ArenaStatistics as ArenaStatistics
     from trioipc.pool._statistics import Histogram as Histogram
+    from trioipc.pool._statistics import OperationStatistics as OperationStatistics
     from trioipc.pool._statistics import PoolStatistics as PoolStatistics
+    from trioipc.pool._statistics import RequestTimes as RequestTimes
     from trioipc.pool._statistics import WorkerInfo as WorkerInfo
     from trioipc.pool.ipc import IPCProtocol as IPCProtocol
     from trioipc.pool.ipc import Worker as Worker
@@ -127,12 +132,15 @@ _HOMES = {
         "SharedProgress",
         "is_shared_memory_available",
     ),
+    "trioipc.pool._instruments": ("Instrument", "RequestEnd", "RequestRecord"),
     "trioipc.pool._progress": ("Progress",),
     "trioipc.pool._request": ("PoolRequest",),
     "trioipc.pool._statistics": (
         "ArenaStatistics",
         "Histogram",
+        "OperationStatistics",
         "PoolStatistics",
+        "RequestTimes",
         "WorkerInfo",
     ),
     "trioipc.pool.ipc": ("IPCProtocol", "Worker", "open_worker"),

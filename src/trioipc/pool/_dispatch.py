@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from itertools import count
 from typing import TYPE_CHECKING, Literal, final
 
@@ -75,6 +76,8 @@ class Dispatcher:
     ended: int = attrs.field(default=0, init=False)
     errors: int = attrs.field(default=0, init=False)
     cancelled: int = attrs.field(default=0, init=False)
+    # {(operation, how its requests ended): how many, those with a value excepted}
+    tallies: Counter[tuple[int, str]] = attrs.field(factory=Counter, init=False)
     ladders: LadderTimes = attrs.field(factory=LadderTimes, init=False)
     team: Team = attrs.field(init=False)
     clocks: Clocks = attrs.field(init=False)
@@ -241,6 +244,9 @@ class Dispatcher:
             self._give_back(request)
             request._failure = error
             self._end(request, "end")
+        else:
+            if request._watch is not None:
+                request._watch.sent(request)
 
     def answered(self, worker: PoolWorker, generation: int, answer: Answer) -> None:
         """Take an answer in."""
@@ -293,9 +299,12 @@ class Dispatcher:
         if tally != "value":
             self.errors += tally == "error"
             self.cancelled += tally == "cancelled"
+            self.tallies[request._call.operation, tally] += 1
             if request._ladder is not None:
                 seconds = trio.current_time() - request._ladder.began
                 self.ladders.add(request._rung(request._answer), seconds)
+        if request._watch is not None:
+            request._watch.ended(request)
         request._worker = None
         self._stop_loading(request)
         del request._call  # its errors may hold the request, but need not hold its arguments
@@ -328,6 +337,8 @@ class Dispatcher:
         if request._cause is None and request._raise_cancel is None:
             request._cause = cause
         request._stopped = True
+        if request._watch is not None:
+            request._watch.cancelled(request)
         if request._state == "waiting":
             self._forget(request)
             self._end(request, "cancel")
@@ -382,7 +393,7 @@ class Dispatcher:
 
     def gone(self, worker: PoolWorker, death: Death) -> None:
         """Decide what the end of a worker means for what it held."""
-        self.team.lose(worker, closed=self.closed)
+        self.team.lose(worker, death, closed=self.closed)
         for request in reversed(worker.held.values()):
             self._bereave(request, worker, death)
         worker.held.clear()
