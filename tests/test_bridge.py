@@ -44,7 +44,8 @@ from trioipc.bridge.crypto import CryptoBridge, Encrypted
 from trioipc.bridge.file import FileBridge, FileHash
 from trioipc.builtin import _files
 from trioipc.memory.state import SharedCancellation
-from trioipc.pool.pool import WorkerPool, open_worker_pool
+from trioipc.pool._opening import open_worker_pool
+from trioipc.pool.pool import WorkerPool
 from watched import Direct
 
 KEY = bytes(range(32))

@@ -30,8 +30,8 @@ from trioipc import (
     open_worker_bridge,
     open_worker_pool,
 )
+from trioipc.pool._opening import open_on
 from trioipc.pool._options import Options
-from trioipc.pool.pool import open_on
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

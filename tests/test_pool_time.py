@@ -20,8 +20,8 @@ from trioipc import (
     WorkerStartError,
     current_request,
 )
+from trioipc.pool._opening import open_on
 from trioipc.pool._options import Options
-from trioipc.pool.pool import open_on
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

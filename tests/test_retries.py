@@ -16,9 +16,9 @@ from trioipc import (
     RequestTimeoutError,
     current_request,
 )
+from trioipc.pool._opening import open_on
 from trioipc.pool._options import Options
 from trioipc.pool._request import PoolRequest
-from trioipc.pool.pool import open_on
 
 if TYPE_CHECKING:
     from trio.testing import MockClock

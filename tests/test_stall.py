@@ -11,9 +11,9 @@ import jobs
 from fakes import FakeEngine
 from helpers import serving_pool
 from trioipc import RequestTimeoutError, current_request
+from trioipc.pool._opening import open_on
 from trioipc.pool._options import Options
 from trioipc.pool._stall import StallClock
-from trioipc.pool.pool import open_on
 
 if TYPE_CHECKING:
     from pathlib import Path

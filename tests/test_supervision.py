@@ -25,10 +25,10 @@ from trioipc import (
 from trioipc.pool._breaker import Breaker
 from trioipc.pool._endpoint import Vitals
 from trioipc.pool._health import Pulse, counted
+from trioipc.pool._opening import open_on
 from trioipc.pool._options import Options
 from trioipc.pool._supervisor import wanted
 from trioipc.pool._vitals import read_private_bytes, read_vitals
-from trioipc.pool.pool import open_on
 
 if TYPE_CHECKING:
     from pathlib import Path

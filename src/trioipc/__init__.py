@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from trioipc.pool._instruments import Instrument as Instrument
     from trioipc.pool._instruments import RequestEnd as RequestEnd
     from trioipc.pool._instruments import RequestRecord as RequestRecord
+    from trioipc.pool._opening import open_worker_pool as open_worker_pool
     from trioipc.pool._progress import Progress as Progress
     from trioipc.pool._request import PoolRequest as PoolRequest
     from trioipc.pool._statistics import ArenaStatistics as ArenaStatistics
@@ -68,7 +69,6 @@ if TYPE_CHECKING:
     from trioipc.pool.ipc import Worker as Worker
     from trioipc.pool.ipc import open_worker as open_worker
     from trioipc.pool.pool import WorkerPool as WorkerPool
-    from trioipc.pool.pool import open_worker_pool as open_worker_pool
     from trioipc.protocol._correlator import ProtocolStatistics as ProtocolStatistics
     from trioipc.protocol._messages import IPCMessage as IPCMessage
     from trioipc.protocol._messages import IPCProgress as IPCProgress
@@ -144,7 +144,8 @@ _HOMES = {
         "WorkerInfo",
     ),
     "trioipc.pool.ipc": ("IPCProtocol", "Worker", "open_worker"),
-    "trioipc.pool.pool": ("WorkerPool", "open_worker_pool"),
+    "trioipc.pool._opening": ("open_worker_pool",),
+    "trioipc.pool.pool": ("WorkerPool",),
     "trioipc.protocol._correlator": ("ProtocolStatistics",),
     "trioipc.protocol._messages": (
         "IPCMessage",

@@ -23,9 +23,9 @@ from trioipc.bridge._here import run_here
 from trioipc.bridge._placing import Chooser
 from trioipc.memory._ring import Streamed
 from trioipc.pool._engines import engine_of
+from trioipc.pool._opening import open_on, open_worker_pool
 from trioipc.pool._options import Options as PoolOptions
 from trioipc.pool._process_engine import START_TIMEOUT
-from trioipc.pool.pool import WorkerPool, open_on, open_worker_pool
 from trioipc.worker.registry import MARK
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from trioipc.bridge._arguments import Options
     from trioipc.bridge._placing import Place
+    from trioipc.pool.pool import WorkerPool
 
     T = TypeVar("T")
     Ts = TypeVarTuple("Ts")

@@ -16,7 +16,7 @@ from trioipc._errors import IPCError
 from trioipc.cli._errors import FAILED, OK
 from trioipc.cli._screen import Screen
 from trioipc.memory import _segment
-from trioipc.pool.pool import open_worker_pool
+from trioipc.pool._opening import open_worker_pool
 from trioipc.sizing import usable_cores
 
 if TYPE_CHECKING:

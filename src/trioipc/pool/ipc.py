@@ -24,8 +24,8 @@ from trioipc._errors import (
 )
 from trioipc.pool._block import block
 from trioipc.pool._endpoint import Snapshot
+from trioipc.pool._opening import open_worker_pool
 from trioipc.pool._options import seconds
-from trioipc.pool.pool import WorkerPool, open_worker_pool
 from trioipc.protocol._codec import VERSION
 from trioipc.protocol._correlator import Correlator, ProtocolStatistics
 from trioipc.protocol._messages import IPCMessage, IPCProgress, IPCRequest, IPCResponse
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from trioipc.memory.state import SharedCancellation
     from trioipc.pool._request import PoolRequest
-    from trioipc.pool.pool import Callback
+    from trioipc.pool.pool import Callback, WorkerPool
     from trioipc.protocol._messages import Channel, Priority
 
 _log = logging.getLogger("trioipc.protocol")
