@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import functools
 import gc
+import gzip
 import itertools
 import os
+import shutil
+import signal
 import warnings
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,23 +25,27 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 import jobs
 from conftest import children, open_descriptors
 from helpers import cancel_at_each_step, wait_until
+from rude import answer, serve
 from trioipc import (
     FallbackWarning,
     IPCProtocol,
     SharedCancellation,
+    SharedFlag,
+    WorkerPool,
     close_default_bridge,
     default_bridge,
     open_worker,
     open_worker_bridge,
     open_worker_pool,
 )
+from trioipc.bridge._parallel import BLOCK
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
-    from trioipc import PoolRequest, WorkerBridge, WorkerPool
+    from trioipc import PoolRequest, WorkerBridge
 
     Kind = Literal["cpu", "thread"]
     Check = Callable[[], Awaitable[object]]
@@ -47,6 +54,9 @@ if TYPE_CHECKING:
 BIG = bytes(200_000)  # more than goes into a frame, or a pipe
 KEY, NONCE = bytes(range(32)), bytes(range(12))
 CIPHERTEXT = AESGCM(KEY).encrypt(NONCE, BIG, None)
+GZIPPED = gzip.compress(BIG)
+CHUNKS = [BIG[:100_000], BIG[100_000:]]
+LARGE = bytes(2 * BLOCK + 1)  # three pieces of work when compressed in parallel
 
 
 # ---- the sweeps
@@ -325,6 +335,75 @@ async def test_warm(sweep: Sweep) -> None:
             assert [worker.state for worker in pool.workers] == ["idle"] * 2
 
 
+@both_sweeps
+@both_kinds
+async def test_dumping_stacks(kind: Kind, sweep: Sweep) -> None:
+    """The next dump is whole: it has not what the cancelled one asked for."""
+    async with open_worker_pool(1, kind=kind) as pool:
+        (usual,) = (await pool.dump_stacks()).values()
+        pool_is_idle = idle(pool)
+
+        async def check() -> None:
+            await pool_is_idle()
+            (text,) = (await pool.dump_stacks()).values()
+            if kind == "cpu":  # whose threads are ours alone
+                assert text.count("most recent call first") == usual.count("most recent call first")
+
+        assert await sweep(pool.dump_stacks, check) > 0
+
+
+COLD_CALLS: list[Callable[[WorkerPool], Awaitable[object]]] = [
+    run_plainly,
+    run_with_everything,
+    run_there_and_back,
+    execute_with_everything,
+    open_and_ask,
+    open_and_leave_at_once,
+    open_several,
+    WorkerPool.warm,
+    functools.partial(WorkerPool.resize, size=1),
+    WorkerPool.dump_stacks,
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("call", COLD_CALLS)
+async def test_a_call_of_a_cold_pool(call: Callable[[WorkerPool], Awaitable[object]]) -> None:
+    """Wherever it is cancelled while the only worker starts, that one comes, and does the next."""
+    async with open_worker_pool(1, modules=["jobs"], progress_interval=0.001) as pool:
+        await make_cold(pool)
+
+        async def check() -> None:
+            with trio.fail_after(20):
+                await pool.warm()
+            await idle(pool)()
+            await make_cold(pool)
+
+        assert await cancel_at_each_step(functools.partial(call, pool), check) > 0
+        assert pool.statistics().restarts.keys() == {"crashed"}
+
+
+@pytest.mark.slow
+async def test_a_call_of_a_cold_pool_at_each_turn() -> None:
+    """Also while something else is going on: the start, that is."""
+    async with open_worker_pool(1) as pool:
+        await make_cold(pool)
+
+        async def check() -> None:
+            await idle(pool)()
+            await make_cold(pool)
+
+        call = functools.partial(run_there_and_back, pool)
+        assert await cancel_at_each_turn(call, check, stride=9) > 0
+
+
+async def make_cold(pool: WorkerPool) -> None:
+    """Kill the only worker, and return before there is another."""
+    pid = await pool.run(jobs.pid)
+    os.kill(pid, signal.SIGKILL)
+    await wait_until(lambda: [worker.state for worker in pool.workers] == ["starting"])
+
+
 @pytest.mark.parametrize("sweep", [cancel_at_each_step, cancel_at_each_turn])
 async def test_resize(sweep: Sweep) -> None:
     """The pool has the size that was said last, and serves."""
@@ -451,6 +530,109 @@ async def test_a_request_of_a_protocol(sweep: Sweep) -> None:
         assert worker.restarts == 0
 
 
+@pytest.mark.slow
+async def test_a_request_of_a_worker_that_starts_again() -> None:
+    """Wherever it is cancelled, nobody waits for it, and the worker serves."""
+    protocol = IPCProtocol()
+
+    async def call() -> None:
+        assert await protocol.request(worker, "double", "custom", 2) == 4
+
+    async def check() -> None:
+        assert protocol.statistics().pending_requests == 0
+        assert await protocol.request(worker, "double", "custom", 1) == 2
+        await kill()
+
+    async def kill() -> None:
+        before = worker.restarts
+        os.kill(worker.pid or 0, signal.SIGKILL)
+        await wait_until(lambda: worker.restarts > before)
+
+    async with open_worker("jobs") as worker:
+        await kill()
+        assert await cancel_at_each_step(call, check) > 0
+        await protocol.request(worker, "double", "custom", 1)
+
+
+# ---- shared state
+
+STATES: dict[str, Callable[[SharedCancellation, SharedFlag], Awaitable[object]]] = {}
+
+
+def waits(
+    call: Callable[[SharedCancellation, SharedFlag], Awaitable[object]],
+) -> Callable[[SharedCancellation, SharedFlag], Awaitable[object]]:
+    """Have a way to wait for shared state swept."""
+    STATES[call.__name__] = call
+    return call
+
+
+@waits
+async def wait_cancelled(cancellation: SharedCancellation, flag: SharedFlag) -> None:
+    """Wait for a cancellation."""
+    await cancellation.wait_cancelled()
+
+
+@waits
+async def wait_set(cancellation: SharedCancellation, flag: SharedFlag) -> None:
+    """Wait for a flag."""
+    await flag.wait_set()
+
+
+@waits
+async def see_changes(cancellation: SharedCancellation, flag: SharedFlag) -> None:
+    """See a flag change."""
+    async with flag.subscribe() as changes:
+        async for value in changes:
+            if value:
+                break
+
+
+@waits
+async def see_the_reason(cancellation: SharedCancellation, flag: SharedFlag) -> None:
+    """See why something was cancelled."""
+    async with cancellation.subscribe() as reasons:
+        assert [reason async for reason in reasons] == ["because"]
+
+
+@waits
+async def be_cancelled(cancellation: SharedCancellation, flag: SharedFlag) -> None:
+    """Be in a block that a cancellation ends."""
+    async with cancellation.open_cancel_scope() as scope:
+        await trio.sleep_forever()
+    assert scope.cancelled_caught
+
+
+@both_sweeps
+@pytest.mark.parametrize("name", STATES)
+async def test_waiting_for_shared_state(
+    name: str, sweep: Sweep, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Wherever it is cancelled, the state is as it was, and no task goes on looking at it."""
+    with SharedCancellation() as cancellation, SharedFlag() as flag:
+
+        async def set_later() -> None:
+            await trio.sleep(0.05)
+            cancellation.cancel("because")
+            flag.set()
+
+        async def operation() -> None:
+            cancellation.reset()
+            flag.clear()
+            nursery.start_soon(set_later)
+            await STATES[name](cancellation, flag)
+
+        async def check() -> None:
+            while len(nursery.child_tasks) > 0:
+                await trio.sleep(0.01)
+            assert trio.lowlevel.current_statistics().tasks_living == tasks
+            assert (cancellation.reason(), flag.is_set()) == ("because", True)
+
+        async with trio.open_nursery() as nursery:
+            tasks = trio.lowlevel.current_statistics().tasks_living
+            assert await sweep(operation, check) > 0
+
+
 # ---- bridges
 
 OPERATIONS: dict[str, Callable[[WorkerBridge, Path], Awaitable[object]]] = {
@@ -468,8 +650,40 @@ OPERATIONS: dict[str, Callable[[WorkerBridge, Path], Awaitable[object]]] = {
         CIPHERTEXT, KEY, NONCE, destination=folder / "out", on_progress=report
     ),
     "crypto hash": lambda bridge, folder: bridge.crypto.hash_file(BIG, on_progress=report),
+    "chunked format": lambda bridge, folder: there_and_back(bridge),
+    "derive a key": lambda bridge, folder: bridge.crypto.derive_key(
+        "password", bytes(16), algorithm="pbkdf2-sha256", iterations=1000
+    ),
     "file hash": lambda bridge, folder: bridge.file.hash_file(folder / "plain", "SHA-512"),
+    "chunk bytes": lambda bridge, folder: bridge.file.chunk_file(BIG, 100_000),
+    "chunk to files": lambda bridge, folder: bridge.file.chunk_file(
+        folder / "plain", 100_000, destination=folder / "chunks", on_progress=report
+    ),
+    "merge bytes": lambda bridge, folder: bridge.file.merge_chunks(CHUNKS),
+    "merge to a file": lambda bridge, folder: bridge.file.merge_chunks(
+        CHUNKS, destination=folder / "out", on_progress=report
+    ),
+    "type": lambda bridge, folder: bridge.file.detect_type(folder / "plain"),
+    "metadata": lambda bridge, folder: bridge.file.read_metadata(folder / "plain"),
+    "compress bytes": lambda bridge, folder: bridge.compression.compress_data(BIG),
+    "compress a file": lambda bridge, folder: bridge.compression.compress_data(
+        folder / "plain", destination=folder / "out", on_progress=report
+    ),
+    "compress in parallel": lambda bridge, folder: bridge.compression.compress_data(
+        LARGE, level=1, parallel=True, destination=folder / "out"
+    ),
+    "decompress bytes": lambda bridge, folder: bridge.compression.decompress_data(GZIPPED),
+    "decompress to a file": lambda bridge, folder: bridge.compression.decompress_data(
+        GZIPPED, destination=folder / "out", on_progress=report
+    ),
 }
+
+
+async def there_and_back(bridge: WorkerBridge) -> None:
+    """Encrypt and decrypt in the chunked format."""
+    encrypted = await bridge.crypto.encrypt_file(BIG, KEY, format="chunked")
+    plain = await bridge.crypto.decrypt_file(encrypted.ciphertext, KEY, b"", format="chunked")
+    assert plain == BIG
 
 
 @asynccontextmanager
@@ -480,8 +694,17 @@ async def files_to_work_on(folder: Path) -> AsyncIterator[Check]:
     (folder / "out").write_bytes(b"old")
 
     async def check() -> None:
+        chunks = folder / "chunks"
+        if chunks.exists():
+            assert sorted(os.listdir(chunks)) in ([], ["chunk-000000", "chunk-000001"])
+            assert b"".join(path.read_bytes() for path in sorted(chunks.iterdir())) in (b"", BIG)
+            shutil.rmtree(chunks)
         assert sorted(os.listdir(folder)) == ["cipher", "out", "plain"]
-        assert (folder / "out").read_bytes() in (b"old", BIG, CIPHERTEXT)
+        content = (folder / "out").read_bytes()
+        if content.startswith(b"\x1f\x8b"):
+            assert gzip.decompress(content) in (BIG, LARGE)
+        else:
+            assert content in (b"old", BIG, CIPHERTEXT)
         (folder / "out").write_bytes(b"old")
 
     yield check
@@ -506,6 +729,79 @@ async def test_an_operation_of_a_bridge(
         for name, operation in OPERATIONS.items():
             assert await sweep(functools.partial(operation, bridge, tmp_path), check) > 0, name
         assert bridge.pool.statistics().restarts == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["decrypt to a file", "chunk to files", "compress in parallel"])
+async def test_an_operation_of_a_cold_bridge(name: str, tmp_path: Path) -> None:
+    """Likewise while its only worker starts."""
+    async with (
+        files_to_work_on(tmp_path) as files_are_right,
+        open_worker_bridge(1, placement="process", progress_interval=0.001) as bridge,
+    ):
+        pool_is_idle = idle(bridge.pool)
+        await make_cold(bridge.pool)
+
+        async def check() -> None:
+            await files_are_right()
+            await pool_is_idle()
+            await make_cold(bridge.pool)
+
+        operation = functools.partial(OPERATIONS[name], bridge, tmp_path)
+        assert await cancel_at_each_step(operation, check) > 0
+        assert bridge.pool.statistics().restarts.keys() == {"crashed"}
+
+
+NETWORK: dict[str, Callable[[WorkerBridge, str], Awaitable[object]]] = {
+    "connectivity": lambda bridge, url: bridge.network.test_connectivity([url, url]),
+    "candidates": lambda bridge, url: bridge.network.resolve_ice(
+        ["stun:" + url.removeprefix("http://").rstrip("/")], timeout=0.02
+    ),
+    "bandwidth": lambda bridge, url: bridge.network.bandwidth_test(url),
+    "latency": lambda bridge, url: bridge.network.latency_check(url, samples=2),
+}
+
+
+@pytest.mark.parametrize("placement", ["process", "thread"])
+@both_sweeps
+async def test_an_operation_of_the_network(
+    placement: Literal["process", "thread"], sweep: Sweep
+) -> None:
+    """Wherever it is cancelled, the worker that they share is the same and asks the next host."""
+    async with serve(answer()) as host, open_worker_bridge(1, placement=placement) as bridge:
+        before = children()
+
+        async def check() -> None:
+            (found,) = await bridge.network.test_connectivity([host.url])
+            assert found.reachable
+
+        await check()
+        worker = children() - before
+        assert len(worker) == (1 if placement == "process" else 0)
+        for name, operation in NETWORK.items():
+            assert await sweep(functools.partial(operation, bridge, host.url), check) > 0, name
+        assert children() - before == worker
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORK)
+async def test_the_first_operation_of_the_network(name: str) -> None:
+    """Wherever it is cancelled while the worker starts that is there for the network only."""
+    async with serve(answer()) as host, open_worker_bridge(1, placement="process") as bridge:
+        before = children()
+
+        async def operation() -> None:
+            await NETWORK[name](bridge, host.url)
+
+        async def check() -> None:
+            with trio.fail_after(20):
+                (found,) = await bridge.network.test_connectivity([host.url])
+            assert found.reachable
+            (pid,) = children() - before
+            os.kill(pid, signal.SIGKILL)
+            await wait_until(lambda: pid not in children())
+
+        assert await cancel_at_each_step(operation, check) > 0
 
 
 @pytest.fixture(params=["process", "thread"])
@@ -616,6 +912,10 @@ async def test_calls_of_a_pool_are_checkpoints(kind: Kind) -> None:
         with trio.testing.assert_checkpoints():
             await pool.warm()
         with trio.testing.assert_checkpoints():
+            await pool.resize(1)
+        with trio.testing.assert_checkpoints():
+            await pool.dump_stacks()
+        with trio.testing.assert_checkpoints():
             await within(lambda: ended_request(pool))
         with trio.testing.assert_checkpoints():
             await within(lambda: pool.open_request(jobs.nothing))
@@ -656,10 +956,17 @@ async def test_operations_of_a_bridge_are_checkpoints(
     placement: Literal["process", "thread"], tmp_path: Path
 ) -> None:
     """Each of them."""
-    async with files_to_work_on(tmp_path), open_worker_bridge(1, placement=placement) as bridge:
+    async with (
+        serve(answer()) as host,
+        files_to_work_on(tmp_path),
+        open_worker_bridge(1, placement=placement) as bridge,
+    ):
         for operation in OPERATIONS.values():
             with trio.testing.assert_checkpoints():
                 await operation(bridge, tmp_path)
+        for ask in NETWORK.values():
+            with trio.testing.assert_checkpoints():
+                await ask(bridge, host.url)
 
 
 @pytest.mark.usefixtures("placed")
