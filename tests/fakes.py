@@ -19,8 +19,6 @@ from trioipc.memory._board import (
     CANCEL,
     DEFAULT_TOTAL,
     DONE,
-    HISTOGRAM,
-    HISTOGRAMS,
     OVER,
     PHASE,
     RUN,
@@ -28,8 +26,10 @@ from trioipc.memory._board import (
     SLOT,
     STATE,
     TICK,
+    TIMES,
     TOTAL,
     count,
+    histogram_base,
 )
 from trioipc.pool._endpoint import Death, Endpoint, Engine, Snapshot, Vitals
 from trioipc.pool._payload import exit_error
@@ -71,6 +71,7 @@ class FakeCall:
         self.loads = self.loading is not None
 
     held: int = attrs.field(default=0, init=False)
+    operation: int = 0
 
     async def feed(self) -> None:
         """Do nothing."""
@@ -130,7 +131,8 @@ class FakeEngine(Engine):
             raise TypeError(f"the function must be callable, not {type(function).__name__}")
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             raise TypeError("a generator")
-        return FakeCall(self.twins.get(function, function), arguments, self.loading)
+        number = self.ledger.number(function, arguments)
+        return FakeCall(self.twins.get(function, function), arguments, self.loading, number)
 
     def endpoint(self) -> Endpoint:
         """Make a worker."""
@@ -151,7 +153,7 @@ class FakeEndpoint(Endpoint):
         self.bytes: int | None = 1000
         self.stack: Callable[[], str | None] = lambda: None
         self._start = start
-        cells = memoryview(bytearray((places * SLOT + HISTOGRAMS * HISTOGRAM) * 8)).cast("Q")
+        cells = memoryview(bytearray((places * SLOT + TIMES) * 8)).cast("Q")
         self._histograms = cells[places * SLOT :]
         self._slots = [cells[i * SLOT : (i + 1) * SLOT] for i in range(places)]
         self._started_at = [0.0] * places
@@ -213,7 +215,11 @@ class FakeEndpoint(Endpoint):
             request._end()
         if self._life.cancel_called:
             return
-        count(self._histograms, RUN * HISTOGRAM, int((trio.current_time() - began) * 1e9))
+        count(
+            self._histograms,
+            histogram_base(0, call.operation, RUN),
+            int((trio.current_time() - began) * 1e9),
+        )
         cells[STATE] = generation << 2 | OVER
         hear(generation, answer)
 

@@ -195,13 +195,13 @@ def test_any_body_has_places_or_is_refused(body: bytes, flags: int) -> None:
 def test_definitions_are_frames() -> None:
     """Of a function's number and its pickle."""
     found: list[tuple[tuple[Any, ...], bytes]] = []
-    call = TO_WORKER.pack(0, CALL, 0, 0, 7, 1, 1)
+    call = TO_WORKER.pack(0, CALL, 0, 0, 3, 7, 1, 1)
     split_frames(
         define_frame(7, b"pickle") + call, TO_WORKER, lambda head, body: found.append((head, body))
     )
     (define, body), (called, _) = found
-    assert (define[1], define[4], body) == (DEFINE, 7, b"pickle")
-    assert (called[1], called[4]) == (CALL, 7)
+    assert (define[1], define[5], body) == (DEFINE, 7, b"pickle")
+    assert (called[1], called[4], called[5]) == (CALL, 3, 7)
 
 
 def test_payload_errors_say_what_and_why() -> None:

@@ -2,31 +2,44 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import random
+from typing import Any
 
 import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
 
-from trioipc.memory._board import HISTOGRAM, HISTOGRAMS, QUEUE, RUN, WHOLE, count
+import jobs
+from trioipc import Histogram, RequestTimes, open_worker_pool
+from trioipc.memory._board import OPERATIONS, QUEUE, RUN, TIMES, WHOLE, count, histogram_base
 from trioipc.pool._endpoint import Snapshot
 from trioipc.pool._ladder import INTERRUPT_INTERVAL, KILL_INTERVAL, NEVER_LOOKED_SECONDS, Ladder
+from trioipc.pool._ledger import Ledger, operation_name
 from trioipc.pool._progress import Progress, progress_of
-from trioipc.pool._statistics import TimeCounts
+from trioipc.pool._statistics import TimeCounts, add_up, times_of
+from trioipc.worker.registry import perform
 
 
-def cells_of(times: dict[int, list[int]]) -> memoryview:
+def cells_of(times: dict[int, list[int]], operation: int = 0) -> memoryview:
     """Count nanoseconds as a worker does."""
-    cells = memoryview(bytearray(HISTOGRAM * HISTOGRAMS * 8)).cast("Q")
+    cells = memoryview(bytearray(TIMES * 8)).cast("Q")
     for which, values in times.items():
         for value in values:
-            count(cells, which * HISTOGRAM, value)
+            count(cells, histogram_base(0, operation, which), value)
     return cells
+
+
+def all_times(counts: TimeCounts, *living: memoryview) -> RequestTimes:
+    """Return those of all operations together."""
+    return times_of(add_up(counts.by_operation(living, OPERATIONS)))
 
 
 def test_no_times() -> None:
     """Are zeros."""
-    for histogram in TimeCounts().histograms([]):
-        assert (histogram.count, histogram.p50, histogram.p99, histogram.max) == (0, 0, 0, 0)
+    assert all_times(TimeCounts()) == RequestTimes(*[Histogram(0, 0.0, 0.0, 0.0, 0.0)] * 3)
 
 
 @pytest.mark.parametrize("scale", [3, 500, 40_000, 7_000_000, 2_000_000_000, 10**13])
@@ -36,7 +49,7 @@ def test_percentiles_are_exact_to_a_fifth(scale: int) -> None:
     times = sorted(dice.randrange(scale) for _ in range(999))
     counts = TimeCounts()
     counts.add(cells_of({RUN: times[:500]}))
-    _, run, _ = counts.histograms([cells_of({RUN: times[500:]})])
+    run = all_times(counts, cells_of({RUN: times[500:]})).run_time
     assert run.count == 999
     assert run.max == times[-1] / 1e9
     for share, found in ((0.5, run.p50), (0.9, run.p90), (0.99, run.p99)):
@@ -49,9 +62,85 @@ def test_each_clock_has_its_own() -> None:
     """Queue, run and total are not mixed up, over several workers."""
     counts = TimeCounts()
     counts.add(cells_of({RUN: [1000], QUEUE: [50, 60], WHOLE: [2000] * 3}))
-    queue, run, total = counts.histograms([cells_of({RUN: [4000]}), cells_of({QUEUE: [70]})])
-    assert (queue.count, run.count, total.count) == (3, 2, 3)
-    assert (queue.max, run.max, total.max) == (70e-9, 4000e-9, 2000e-9)
+    times = all_times(counts, cells_of({RUN: [4000]}), cells_of({QUEUE: [70]}))
+    found = times.queue_time, times.run_time, times.total_time
+    assert [histogram.count for histogram in found] == [3, 2, 3]
+    assert [histogram.max for histogram in found] == [70e-9, 4000e-9, 2000e-9]
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 2), st.integers(0, 3), st.integers(0, 2), st.integers(0, 1 << 60)),
+        max_size=50,
+    )
+)
+def test_operations_are_kept_apart(
+    requests: list[tuple[int, int, int, int]],
+) -> None:
+    """Over workers that live and that are gone, each has what was counted under it."""
+    workers = [cells_of({}) for _ in range(3)]
+    for worker, operation, which, time in requests:
+        count(workers[worker], histogram_base(0, operation, which), time)
+    counts = TimeCounts()
+    counts.add(workers[0])
+    found = [times_of(some) for some in counts.by_operation(workers[1:], 4)]
+    for number, times in enumerate(found):
+        for which, histogram in enumerate([times.run_time, times.queue_time, times.total_time]):
+            ours = [t for _, o, w, t in requests if (o, w) == (number, which)]
+            assert histogram.count == len(ours)
+            assert histogram.max == max(ours, default=0) / 1e9
+
+
+# ---- by operation and worker
+
+
+def test_what_operations_are_called() -> None:
+    """A registered one by its name, whichever way it is asked for; a function by its own."""
+    assert operation_name(jobs.double) == "custom/double"
+    assert operation_name(perform, ("custom", "double", 3)) == "custom/double"
+    assert operation_name(functools.partial(jobs.add, 1)) == "jobs.add"
+    assert operation_name(print) == "builtins.print"
+
+
+def test_numbers_run_out() -> None:
+    """What comes after that shares the first."""
+    ledger = Ledger()
+    numbers = [ledger.number(perform, ("custom", str(n))) for n in range(OPERATIONS + 5)]
+    assert numbers == [*range(1, OPERATIONS), *[0] * 6]
+    assert ledger.number(perform, ("custom", "7")) == 8
+    assert len(ledger.names) == OPERATIONS
+
+
+@pytest.mark.parametrize("kind", ["cpu", "thread"])
+async def test_a_pool_counts_by_operation_and_worker(kind: Any) -> None:
+    """With what failed and what was cancelled, also of workers that are gone."""
+    async with open_worker_pool(2, kind=kind, modules=["jobs"]) as pool:
+        await pool.warm()
+        for number in range(3):
+            await pool.run(jobs.double, number)
+            await pool.execute({"type": "double", "payload": number})
+        await pool.run(functools.partial(jobs.add, 1), 2)
+        with pytest.raises(ValueError, match="no"):
+            await pool.run(jobs.fail, ValueError("no"))
+        with trio.move_on_after(0.1):
+            await pool.run(jobs.cooperate)
+        await pool.resize(1)
+        statistics = pool.statistics()
+    found = {
+        name: (operation.times.run_time.count, operation.errors, operation.cancelled)
+        for name, operation in statistics.operations.items()
+    }
+    assert found == {
+        "custom/double": (6, 0, 0),
+        "jobs.add": (1, 0, 0),
+        "jobs.fail": (1, 1, 0),
+        "jobs.cooperate": (1, 0, 1),
+    }
+    assert statistics.run_time.count == 9
+    assert statistics.operations["jobs.cooperate"].times.run_time.max >= 0.05
+    (worker,) = statistics.workers
+    assert worker.times is not None
+    assert 0 < worker.times.run_time.count == worker.requests < 9
 
 
 # ---- progress

@@ -57,7 +57,9 @@ if TYPE_CHECKING:
     from trioipc.pool._request import PoolRequest as PoolRequest
     from trioipc.pool._statistics import ArenaStatistics as ArenaStatistics
     from trioipc.pool._statistics import Histogram as Histogram
+    from trioipc.pool._statistics import OperationStatistics as OperationStatistics
     from trioipc.pool._statistics import PoolStatistics as PoolStatistics
+    from trioipc.pool._statistics import RequestTimes as RequestTimes
     from trioipc.pool._statistics import WorkerInfo as WorkerInfo
     from trioipc.pool.ipc import IPCProtocol as IPCProtocol
     from trioipc.pool.ipc import Worker as Worker
@@ -132,7 +134,9 @@ _HOMES = {
     "trioipc.pool._statistics": (
         "ArenaStatistics",
         "Histogram",
+        "OperationStatistics",
         "PoolStatistics",
+        "RequestTimes",
         "WorkerInfo",
     ),
     "trioipc.pool.ipc": ("IPCProtocol", "Worker", "open_worker"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from itertools import count
 from typing import TYPE_CHECKING, Literal, final
 
@@ -75,6 +76,8 @@ class Dispatcher:
     ended: int = attrs.field(default=0, init=False)
     errors: int = attrs.field(default=0, init=False)
     cancelled: int = attrs.field(default=0, init=False)
+    # {(operation, how its requests ended): how many, those with a value excepted}
+    tallies: Counter[tuple[int, str]] = attrs.field(factory=Counter, init=False)
     ladders: LadderTimes = attrs.field(factory=LadderTimes, init=False)
     team: Team = attrs.field(init=False)
     clocks: Clocks = attrs.field(init=False)
@@ -293,6 +296,7 @@ class Dispatcher:
         if tally != "value":
             self.errors += tally == "error"
             self.cancelled += tally == "cancelled"
+            self.tallies[request._call.operation, tally] += 1
             if request._ladder is not None:
                 seconds = trio.current_time() - request._ladder.began
                 self.ladders.add(request._rung(request._answer), seconds)

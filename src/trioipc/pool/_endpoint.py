@@ -15,10 +15,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 import attrs
 import trio
+
+from trioipc.pool._ledger import Ledger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,6 +92,10 @@ class Call(Protocol):
     def held(self) -> int:
         """How many bytes of the pool's memory it takes while it waits."""
 
+    @property
+    def operation(self) -> int:
+        """Under which of the ledger's numbers it is counted."""
+
     async def load(self) -> None:
         """Copy it, before the call is posted. After a cancel, or an error: `drop`."""
 
@@ -132,6 +139,11 @@ class Engine(ABC):
 
     watched: bool = False
     """Whether its workers may stop, or go mad, and so must be looked at."""
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """Under which number each operation is counted."""
+        return Ledger()
 
     @abstractmethod
     def prepare(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Call:
@@ -269,5 +281,5 @@ class Endpoint(ABC):
         return None
 
     def histograms(self) -> memoryview | None:
-        """Return the worker's time counts: run, queue and total; None if nobody counts."""
+        """Return the worker's time counts, as a board has them; None if nobody counts."""
         return None

@@ -60,6 +60,7 @@ class ProcessCall:
         "flags",
         "loads",
         "number",
+        "operation",
         "pickled_function",
         "plain",
     )
@@ -80,6 +81,8 @@ class ProcessCall:
         self.loads = bool(encoded.buffers) and is_big(encoded.buffers)
         # Whether the answer must be plain data, whoever sends it.
         self.plain = False
+        # Under which of the ledger's numbers it is counted.
+        self.operation = 0
 
     @property
     def held(self) -> int:

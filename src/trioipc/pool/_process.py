@@ -23,12 +23,11 @@ from trio.lowlevel import enable_ki_protection
 from trioipc import __version__
 from trioipc._errors import IPCError, RemoteProtocolError, WorkerStartError
 from trioipc.memory._board import (
-    HISTOGRAM,
-    HISTOGRAMS,
     OVER,
     SLOT,
     STATE,
     SUBMITTED_AT,
+    TIMES,
     TOOK,
     board_bytes,
 )
@@ -272,7 +271,7 @@ class ProcessEndpoint(Endpoint):
 
     def _dropped(self) -> int:
         cells = self._histogram_cells
-        return int(cells[HISTOGRAMS * HISTOGRAM])
+        return int(cells[TIMES])
 
     @enable_ki_protection
     async def _insist(self) -> None:
@@ -440,7 +439,9 @@ class ProcessEndpoint(Endpoint):
         self._unheard += 1
         self._posted_at = since
         number, flags = call.number, call.flags | PLAIN if call.plain else call.flags
-        frame = TO_WORKER.pack(len(body), CALL, flags, slot, number, generation, serial)
+        frame = TO_WORKER.pack(
+            len(body), CALL, flags, slot, call.operation, number, generation, serial
+        )
         if body:
             frame += body
         if number not in self._known:
@@ -573,4 +574,4 @@ class ProcessEndpoint(Endpoint):
 
     def histograms(self) -> memoryview:
         """Return the worker's time counts."""
-        return self._histogram_cells[: HISTOGRAMS * HISTOGRAM]
+        return self._histogram_cells[:TIMES]

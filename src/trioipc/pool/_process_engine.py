@@ -154,6 +154,8 @@ class ProcessEngine(Engine):
                 return self._prepare_inline(function, arguments)
             known = ProcessCall(len(self._functions), pickled, NO_ARGUMENTS, self.store)
             known.plain = (function.__module__ or "").startswith(_BUILTIN)
+            if function is not perform:  # which performs many
+                known.operation = self.ledger.number(function)
             self._functions[function] = known
         if not arguments:
             return known
@@ -163,6 +165,9 @@ class ProcessEngine(Engine):
             raise cannot_pickle(function, arguments, error) from error
         call = ProcessCall(known.number, known.pickled_function, encoded, self.store)
         call.plain = known.plain
+        call.operation = known.operation
+        if function is perform:
+            call.operation = self.ledger.number(function, arguments)
         return call
 
     def _prepare_inline(
@@ -173,7 +178,9 @@ class ProcessEngine(Engine):
         self._refuse(function)
         try:
             encoded = encode((function, lift_arguments(arguments)))
-            return ProcessCall(INLINE, b"", encoded, self.store)
+            call = ProcessCall(INLINE, b"", encoded, self.store)
+            call.operation = self.ledger.number(function)
+            return call
         except (Exception, SystemExit) as error:
             raise cannot_pickle(function, arguments, error) from error
 

@@ -28,8 +28,6 @@ from trioipc.memory._board import (
     CANCEL,
     DEFAULT_TOTAL,
     DONE,
-    HISTOGRAM,
-    HISTOGRAMS,
     OVER,
     PHASE,
     QUEUE,
@@ -39,9 +37,11 @@ from trioipc.memory._board import (
     STARTED_AT,
     STATE,
     TICK,
+    TIMES,
     TOTAL,
     WHOLE,
     count,
+    histogram_base,
 )
 from trioipc.pool._endpoint import Death, Endpoint, Engine, Snapshot
 from trioipc.pool._options import values_of
@@ -74,6 +74,7 @@ class ThreadCall:
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
     values: dict[str, Any] = attrs.Factory(dict)  # of context variables
+    operation: int = 0
     loads: bool = attrs.field(default=False, init=False)
     held: int = attrs.field(default=0, init=False)
 
@@ -134,7 +135,8 @@ class ThreadEngine(Engine):
         if not callable(function):
             raise TypeError(f"the function must be callable, not {type(function).__name__}")
         refuse_asynchronous(function)
-        return ThreadCall(function, arguments, values_of(self.context))
+        number = self.ledger.number(function, arguments)
+        return ThreadCall(function, arguments, values_of(self.context), number)
 
     def endpoint(self) -> Endpoint:
         """Make a worker thread, not started yet."""
@@ -152,7 +154,7 @@ class ThreadEndpoint(Endpoint):
     def __init__(self, engine: ThreadEngine) -> None:
         self._engine = engine
         self.pid = os.getpid()
-        self._cells = memoryview(bytearray((SLOT + HISTOGRAMS * HISTOGRAM) * 8)).cast("Q")
+        self._cells = memoryview(bytearray((SLOT + TIMES) * 8)).cast("Q")
         # What it is to do; None to end.
         self._calls: queue.SimpleQueue[_Posted | None] = queue.SimpleQueue()
         # What the lifespan has given.
@@ -229,7 +231,7 @@ class ThreadEndpoint(Endpoint):
                 (QUEUE, since, started),
                 (WHOLE, since, now),
             ):
-                count(cells, SLOT + which * HISTOGRAM, end - begin)
+                count(cells, histogram_base(1, call.operation, which), end - begin)
 
     def post(
         self,

@@ -14,6 +14,7 @@ from trioipc.protocol._lifecycle import WORKER
 
 if TYPE_CHECKING:
     from trioipc.pool._endpoint import Endpoint
+    from trioipc.pool._statistics import RequestTimes
     from trioipc.protocol._lifecycle import WorkerEvent, WorkerState
 
 
@@ -54,7 +55,7 @@ class Worker(Generic[R]):
         """Move along the life cycle."""
         self.state = WORKER[self.state][event]
 
-    def info(self) -> WorkerInfo:
+    def info(self, times: RequestTimes | None = None) -> WorkerInfo:
         """Describe it."""
         oldest = next(iter(self.held.values()), None)
         return WorkerInfo(
@@ -63,4 +64,5 @@ class Worker(Generic[R]):
             request_id=None if oldest is None else oldest.id,
             requests=self.answered,
             started=self.started,
+            times=times,
         )

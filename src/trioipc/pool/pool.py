@@ -37,6 +37,7 @@ from trioipc.pool._request import PoolRequest, Terms
 from trioipc.pool._scheduler import Scheduler, StrategyName
 from trioipc.pool._statistics import PoolStatistics, WorkerInfo
 from trioipc.pool._supervisor import Supervisor
+from trioipc.pool._survey import survey
 from trioipc.pool._waiting import call_back, wait_out, wait_out_children
 from trioipc.protocol._messages import CHANNELS, PRIORITIES, IPCMessage
 from trioipc.sizing import usable_cores
@@ -518,8 +519,7 @@ class WorkerPool:
     def statistics(self) -> PoolStatistics:
         """Return what the pool has done and does."""
         dispatcher, team = self._dispatcher, self._dispatcher.team
-        living = [w.endpoint.histograms() for w in team.workers]
-        queue, run, total = team.times.histograms(h for h in living if h is not None)
+        operations, times, workers = survey(dispatcher)
         return PoolStatistics(
             pool_size=team.size,
             busy_workers=sum(bool(worker.held) for worker in team.workers),
@@ -528,13 +528,14 @@ class WorkerPool:
             total_errors=dispatcher.errors,
             total_cancelled=dispatcher.cancelled,
             restarts=dict(team.restarts),
-            queue_time=queue,
-            run_time=run,
-            total_time=total,
-            workers=self.workers,
+            queue_time=times.queue_time,
+            run_time=times.run_time,
+            total_time=times.total_time,
+            workers=workers,
             arena=dispatcher.engine.memory(),
             cancel_time=dispatcher.ladders.histograms(),
             circuit=self._supervisor.circuit(),
+            operations=operations,
         )
 
     @property

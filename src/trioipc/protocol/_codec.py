@@ -42,8 +42,9 @@ PICKLE_LIMIT = 16 << 10
 # The longest body: a pickle and a table. Far below a pipe's 64 KiB, so that a write never waits.
 FRAME_LIMIT = 48 << 10
 
-# Frames to a worker: length of the body, kind, flags, slot, function, generation, serial number.
-TO_WORKER = struct.Struct("<IBBHIQQ")
+# Frames to a worker: length of the body, kind, flags, slot, operation (under which it is counted),
+# function, generation, serial number.
+TO_WORKER = struct.Struct("<IBBHBIQQ")
 # DEFINE: a function and its number. FREE: a slab of the worker's is no longer looked at; DROP: it
 # is not wanted again. FORGET: one of the parent's will not come again. Their numbers are in the
 # place of the generation; each side counts its own. STOP: a call was cancelled, for workers that do
@@ -284,17 +285,17 @@ def decode_operations(body: bytes) -> tuple[tuple[str, str, bool], ...]:
 
 def define_frame(number: int, function: bytes) -> bytes:
     """Write the frame that tells a worker a function's number, once."""
-    return TO_WORKER.pack(len(function), DEFINE, 0, 0, number, 0, 0) + function
+    return TO_WORKER.pack(len(function), DEFINE, 0, 0, 0, number, 0, 0) + function
 
 
 def slab_frame(kind: int, number: int) -> bytes:
     """Write the frame that tells a worker what becomes of a slab."""
-    return TO_WORKER.pack(0, kind, 0, 0, 0, number, 0)
+    return TO_WORKER.pack(0, kind, 0, 0, 0, 0, number, 0)
 
 
 def stop_frame(slot: int, generation: int) -> bytes:
     """Write the frame that tells a worker that a call was cancelled."""
-    return TO_WORKER.pack(0, STOP, 0, slot, 0, generation, 0)
+    return TO_WORKER.pack(0, STOP, 0, slot, 0, 0, generation, 0)
 
 
 def return_frame(number: int, kind: int = RETURN) -> bytes:

@@ -18,6 +18,7 @@ from trioipc.memory._board import (
     CANCEL,
     DEFAULT_TOTAL,
     DONE,
+    OPERATIONS,
     OVER,
     PHASE,
     QUEUE,
@@ -94,9 +95,12 @@ class Server:
         cells = adopt(wires.board, ticket.board_bytes).cells()
         self._slots = [cells[i * SLOT : (i + 1) * SLOT] for i in range(ticket.slots)]
         self._cells = cells
-        self._histograms = tuple(
-            histogram_base(ticket.slots, which) for which in (RUN, QUEUE, WHOLE)
-        )
+        # [operation: where its run, queue and total times are counted]
+        self._histograms = [
+            tuple(histogram_base(ticket.slots, number, which) for which in (RUN, QUEUE, WHOLE))
+            for number in range(OPERATIONS)
+        ]
+        self._operations = [0] * ticket.slots  # [slot: which operation it is used for]
         self._functions: dict[int, Callable[..., Any]] = {}  # {number: function}
         self._broken: dict[int, BaseException] = {}  # {number: why it could not be loaded}
         self._plain: set[int] = set()  # generations of calls whose answers are to be plain data
@@ -191,8 +195,9 @@ class Server:
             os._exit(0)
 
     def _handle(self, head: tuple[Any, ...], body: bytes) -> None:
-        _, kind, flags, slot, function, generation, serial = head
+        _, kind, flags, slot, operation, function, generation, serial = head
         if kind == CALL:
+            self._operations[slot] = operation
             self._call(slot, function, generation, serial, flags, body)
         elif kind == DEFINE:
             self._define(function, body)
@@ -261,7 +266,7 @@ class Server:
         kind, value = self._executor.run(request, target, arguments)
         if self._is_fork:  # it shares our memory, and must not wipe what our function still reads
             os._exit(1)
-        self._count(self._slots[slot])
+        self._count(slot)
         del target, arguments
         frame = self._frame(slot, generation, kind, value)
         del value
@@ -312,12 +317,13 @@ class Server:
             raise self._broken[number]
         return self._functions[number]
 
-    def _count(self, cells: memoryview) -> None:
+    def _count(self, slot: int) -> None:
         """Count run, queue and total time; here it costs nobody's throughput."""
+        cells = self._slots[slot]
         now, started = time.perf_counter_ns(), cells[STARTED_AT]
         cells[TOOK] = now - started
         submitted = cells[SUBMITTED_AT]
-        run, queue, whole = self._histograms
+        run, queue, whole = self._histograms[self._operations[slot]]
         count(self._cells, run, now - started)
         count(self._cells, queue, started - submitted)
         count(self._cells, whole, now - submitted)

@@ -108,7 +108,7 @@ class IoServer(Server):
         kind, value = await _outcome(request, scope, loaded)
         generation = request._generation
         del self._scopes[generation]
-        self._count(self._slots[slot])
+        self._count(slot)
         frame = self._frame(slot, generation, kind, value)
         del value
         self._answer(slot, generation, frame)
