@@ -53,6 +53,9 @@ if TYPE_CHECKING:
     from trioipc.memory.state import SharedFlag as SharedFlag
     from trioipc.memory.state import SharedProgress as SharedProgress
     from trioipc.memory.state import is_shared_memory_available as is_shared_memory_available
+    from trioipc.pool._instruments import Instrument as Instrument
+    from trioipc.pool._instruments import RequestEnd as RequestEnd
+    from trioipc.pool._instruments import RequestRecord as RequestRecord
     from trioipc.pool._progress import Progress as Progress
     from trioipc.pool._request import PoolRequest as PoolRequest
     from trioipc.pool._statistics import ArenaStatistics as ArenaStatistics
@@ -129,6 +132,7 @@ _HOMES = {
         "SharedProgress",
         "is_shared_memory_available",
     ),
+    "trioipc.pool._instruments": ("Instrument", "RequestEnd", "RequestRecord"),
     "trioipc.pool._progress": ("Progress",),
     "trioipc.pool._request": ("PoolRequest",),
     "trioipc.pool._statistics": (

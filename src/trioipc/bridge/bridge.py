@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from typing import NoReturn, Protocol, TypeVar, TypeVarTuple, Unpack
 
     from trioipc.bridge._arguments import Options
+    from trioipc.pool._instruments import Instrument
     from trioipc.pool._options import Lifespan
     from trioipc.pool._scheduler import StrategyName
     from trioipc.pool.pool import WorkerPool
@@ -180,6 +181,7 @@ async def open_worker_bridge(
     forward_logs: bool = False,
     context_variables: Iterable[str] = (),
     lifespan: Lifespan | None = None,
+    instruments: Iterable[Instrument] = (),
 ) -> AsyncIterator[WorkerBridge]:
     """Open workers that encrypt, decrypt and hash.
 
@@ -216,6 +218,7 @@ async def open_worker_bridge(
       forward_logs: Whether what workers log is handed to the loggers of this process.
       context_variables: Names of those that travel with functions of your own.
       lifespan: Makes the context manager that each worker of ``bridge.pool`` lives in.
+      instruments: Are told what happens to requests and workers.
 
     Yields:
       The bridge.
@@ -254,6 +257,7 @@ async def open_worker_bridge(
         "forward_logs": forward_logs,
         "context_variables": tuple(context_variables),
         "lifespan": lifespan,
+        "instruments": tuple(instruments),
     }
     async with AsyncExitStack() as stack:
         home = await open_home(stack, size, kind, reason, fallback, options)

@@ -244,6 +244,9 @@ class Dispatcher:
             self._give_back(request)
             request._failure = error
             self._end(request, "end")
+        else:
+            if request._watch is not None:
+                request._watch.sent(request)
 
     def answered(self, worker: PoolWorker, generation: int, answer: Answer) -> None:
         """Take an answer in."""
@@ -300,6 +303,8 @@ class Dispatcher:
             if request._ladder is not None:
                 seconds = trio.current_time() - request._ladder.began
                 self.ladders.add(request._rung(request._answer), seconds)
+        if request._watch is not None:
+            request._watch.ended(request)
         request._worker = None
         self._stop_loading(request)
         del request._call  # its errors may hold the request, but need not hold its arguments
@@ -332,6 +337,8 @@ class Dispatcher:
         if request._cause is None and request._raise_cancel is None:
             request._cause = cause
         request._stopped = True
+        if request._watch is not None:
+            request._watch.cancelled(request)
         if request._state == "waiting":
             self._forget(request)
             self._end(request, "cancel")
@@ -386,7 +393,7 @@ class Dispatcher:
 
     def gone(self, worker: PoolWorker, death: Death) -> None:
         """Decide what the end of a worker means for what it held."""
-        self.team.lose(worker, closed=self.closed)
+        self.team.lose(worker, death, closed=self.closed)
         for request in reversed(worker.held.values()):
             self._bereave(request, worker, death)
         worker.held.clear()

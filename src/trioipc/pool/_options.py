@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import attrs
 
+from trioipc.pool._instruments import Instrument, instruments_of
 from trioipc.pool._scheduler import STRATEGIES, StrategyName
 from trioipc.sizing import usable_cores
 from trioipc.worker._context import variable
@@ -86,6 +87,7 @@ class Options:
     scrub_environment: bool = False
     forward_logs: bool = False
     lifespan: Lifespan | None = None
+    instruments: tuple[Instrument, ...] = attrs.field(default=(), converter=instruments_of)
 
     def __attrs_post_init__(self) -> None:
         count("size", self.size, 1, finite=True)
@@ -112,6 +114,11 @@ class Options:
             raise TypeError(f"name must be a str, not {type(self.name).__name__}")
         _check_lifespan(self.lifespan)
 
+    @property
+    def carried(self) -> tuple[str, ...]:
+        """Names of the context variables that instruments want to travel."""
+        return tuple(name for one in self.instruments for name in one.context_variables)
+
 
 def _check_lifespan(lifespan: object) -> None:
     """Refuse what makes no context manager; those of `contextlib` can be called, too."""
@@ -137,6 +144,11 @@ def variables(names: Iterable[str]) -> tuple[tuple[str, ContextVar[Any]], ...]:
             raise TypeError(f"context_variables must hold names, not {type(name).__name__}")
         found.append((name, variable(name)))
     return tuple(found)
+
+
+def homes(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the modules of context variables, for workers to load when they start."""
+    return tuple(name.partition(":")[0] for name in names)
 
 
 _UNSET = object()

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from trioipc.memory.state import SharedCancellation
     from trioipc.pool._endpoint import Answer, Call, Death, Snapshot
+    from trioipc.pool._instruments import Watch
     from trioipc.pool._ladder import Ladder
     from trioipc.pool._stall import StallClock
     from trioipc.pool._worker import Worker
@@ -139,6 +140,7 @@ class PoolRequest(Generic[T_co]):
     _channel: ProgressChannel | None = None
     _wants_progress: bool = False  # somebody will ask for it
     _final: Snapshot | None = None
+    _watch: Watch | None = None  # what instruments are told
 
     def __init__(
         self,

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeAlias
 
-    from trioipc.pool._endpoint import Engine
+    from trioipc.pool._endpoint import Death, Engine
+    from trioipc.pool._instruments import Instruments
     from trioipc.pool._request import PoolRequest
     from trioipc.pool._scheduler import Scheduler
     from trioipc.pool._worker import Worker
@@ -60,6 +61,8 @@ class Team:
     # Of those that are gone: how many for which reason, and the times that they had counted.
     restarts: dict[str, int] = attrs.field(factory=dict, init=False)
     times: TimeCounts = attrs.field(factory=TimeCounts, init=False)
+    # Who is told of them; None if nobody is.
+    instruments: Instruments | None = attrs.field(default=None, init=False)
 
     @property
     def wanting(self) -> int:
@@ -88,6 +91,8 @@ class Team:
         memory = worker.endpoint.memory() if limits.max_memory != math.inf else None
         worker.service = limits.begin(worker.started, memory)
         self.bench[worker] = None
+        if self.instruments is not None:
+            self.instruments.call("worker_started", worker.info())
         worker.notice = worker.service.notice
         if not worker.notice:
             self.served(worker)
@@ -190,7 +195,7 @@ class Team:
         if not worker.held:
             worker.endpoint.close()
 
-    def lose(self, worker: PoolWorker, *, closed: bool) -> None:
+    def lose(self, worker: PoolWorker, death: Death, *, closed: bool) -> None:
         """Forget a worker that is dead, but not what it had done."""
         was = worker.state
         self.scheduler.remove_worker(worker)
@@ -203,3 +208,5 @@ class Team:
         reason = worker.reason or "crashed"
         if was != "starting" and not closed and reason != "surplus":
             self.restarts[reason] = self.restarts.get(reason, 0) + 1
+        if self.instruments is not None:
+            self.instruments.worker_ended(worker, was, death)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, TypeVarTuple, final
 
 import trio
@@ -30,7 +31,8 @@ from trioipc.pool._admission import wait_for_room
 from trioipc.pool._block import block
 from trioipc.pool._dispatch import Dispatcher
 from trioipc.pool._engines import KINDS, Kind, engine_of
-from trioipc.pool._options import Options, count, module_names, one_of, seconds, variables
+from trioipc.pool._instruments import Instruments
+from trioipc.pool._options import Options, count, homes, module_names, one_of, seconds, variables
 from trioipc.pool._progress import Sampler
 from trioipc.pool._recycling import Limits
 from trioipc.pool._request import PoolRequest, Terms
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
     from trioipc.pool._endpoint import Call, Engine
+    from trioipc.pool._instruments import Instrument
     from trioipc.pool._options import Lifespan
     from trioipc.pool._progress import Progress
     from trioipc.protocol._messages import Priority
@@ -89,6 +92,8 @@ class WorkerPool:
         team = self._dispatcher.team
         team.on_demand = self._supervisor.look
         team.spare = options.spare
+        if options.instruments:
+            team.instruments = Instruments(options.instruments)
         team.limits = Limits(options.max_requests, options.max_memory, options.max_age)
         self._options = options
         self._usual = Terms(
@@ -243,11 +248,26 @@ class WorkerPool:
         if self._dispatcher.scheduler.is_full():
             terms = await wait_for_room(self._dispatcher, fn, terms)
             self._check_home()
-        call = self._prepare(fn, args)
-        request: PoolRequest[T] = PoolRequest(self._dispatcher, fn, call, terms)
+        request: PoolRequest[T] = self._make(fn, args, terms)
         if deadline != math.inf:
             request._deadline = deadline
         return await self._perform(request, on_progress)
+
+    def _make(
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        terms: Terms,
+        name: str | None = None,
+    ) -> PoolRequest[Any]:
+        """Make a request, which instruments are told of before its call is prepared."""
+        instruments = self._dispatcher.team.instruments
+        if instruments is None:
+            return PoolRequest(self._dispatcher, fn, self._prepare(fn, args), terms, name)
+        not_yet: Any = None
+        request: PoolRequest[Any] = PoolRequest(self._dispatcher, fn, not_yet, terms, name)
+        request._call = instruments.watch(request, args, partial(self._prepare, fn, args))
+        return request
 
     def _prepare(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> Call:
         try:
@@ -260,7 +280,8 @@ class WorkerPool:
         """Run a request to its end in a nursery of its own."""
         failure: BaseException | None = None
         gift: Outcome[T] | None = None
-        request._wants_progress = on_progress is not None
+        if on_progress is not None:
+            request._wants_progress = True
         # Before its nursery is open, which takes as long as a worker to wake up.
         self._dispatcher.submit(request)
         async with trio.open_nursery() as nursery:
@@ -338,7 +359,7 @@ class WorkerPool:
         if self._dispatcher.scheduler.is_full():
             terms = await wait_for_room(self._dispatcher, fn, terms)
             self._check_home()
-        request: PoolRequest[T] = PoolRequest(self._dispatcher, fn, self._prepare(fn, args), terms)
+        request: PoolRequest[T] = self._make(fn, args, terms)
         request._deadline = deadline
         request._over = trio.Event()
         request._wants_progress = True
@@ -414,10 +435,7 @@ class WorkerPool:
         if self._dispatcher.scheduler.is_full():
             terms = await wait_for_room(self._dispatcher, registry.perform, terms)
             self._check_home()
-        call = self._prepare(registry.perform, arguments)
-        request: PoolRequest[object] = PoolRequest(
-            self._dispatcher, registry.perform, call, terms, message.id or None
-        )
+        request = self._make(registry.perform, arguments, terms, message.id or None)
         request._deadline = current_effective_deadline()
         if started is not None:
             started(request)
@@ -646,6 +664,7 @@ async def open_worker_pool(
     forward_logs: bool = False,
     context_variables: Iterable[str] = (),
     lifespan: Lifespan | None = None,
+    instruments: Iterable[Instrument] = (),
 ) -> AsyncIterator[WorkerPool]:
     """Open a pool of workers for as long as the block lasts.
 
@@ -704,6 +723,7 @@ async def open_worker_pool(
         the pool is closed, or another worker takes the place, for which a process has ``grace``
         and two seconds; not by a worker that is killed or crashes, nor after this process's end.
         What it raises then is logged to ``trioipc.worker`` in the worker.
+      instruments: Are told what happens to requests and workers.
 
     Raises:
       WorkerStartError: if no worker can be started, a module not be loaded, or the lifespan not
@@ -735,13 +755,14 @@ async def open_worker_pool(
         scrub_environment=scrub_environment,
         forward_logs=forward_logs,
         lifespan=lifespan,
+        instruments=instruments,
     )
     engine = engine_of(
         one_of("kind", kind, KINDS),
         options,
-        module_names(modules),
+        module_names(modules) + homes(options.carried),
         seconds("start_timeout", start_timeout),
-        variables(context_variables),
+        variables(context_variables) + variables(options.carried),
     )
     async with open_on(engine, options) as pool:
         yield pool
