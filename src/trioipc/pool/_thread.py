@@ -54,7 +54,6 @@ from trioipc.worker.request import CurrentRequest, set_context_request
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from contextvars import ContextVar
     from typing import Any, TypeAlias
 
     from outcome import Outcome
@@ -126,7 +125,7 @@ class ThreadEngine(Engine):
 
     name: str
     modules: tuple[str, ...] = ()
-    context: tuple[tuple[str, ContextVar[Any]], ...] = ()
+    context: tuple[tuple[str, Variable], ...] = ()
     lifespan: Lifespan | None = None
     places: int = attrs.field(default=1, init=False)
 
