@@ -12,7 +12,9 @@ import trioipc
 SOURCE = Path(trioipc.__file__).parent
 
 # From the ground up. What is not in a folder is on the ground: errors, and the original's numbers.
-FLOORS = ["", "memory", "protocol", "worker", "builtin", "pool", "bridge", "cli"]
+# "roof": what only its own users load.
+FLOORS = ["", "memory", "protocol", "worker", "builtin", "pool", "bridge", "cli", "roof"]
+_ROOF = ("testing", "opentelemetry")
 # What runs in worker processes, and so never imports Trio.
 IN_WORKERS = {"", "memory", "protocol", "worker", "builtin"}
 # Loaded when something is awaited, and so only where Trio runs.
@@ -31,6 +33,8 @@ def floor_of(module: str) -> str:
     if module == "trioipc.__main__":  # the door of the command line
         return "cli"
     folder = module.partition(".")[2].partition(".")[0]
+    if folder in _ROOF:
+        return "roof"
     return folder if folder in FLOORS else ""
 
 

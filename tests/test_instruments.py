@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
+import tempfile
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -15,7 +16,7 @@ import trio.testing
 import context_jobs
 import jobs
 from fakes import Die, FakeEngine, start_error, stubborn
-from helpers import cancel_at_each_step
+from helpers import cancel_at_each_step, wait_for_file
 from trioipc import (
     Instrument,
     PayloadError,
@@ -173,13 +174,24 @@ async def by_refusal(pool: WorkerPool) -> None:
 async def by_clock(pool: WorkerPool) -> None:
     """Run out of time."""
     with pytest.raises(RequestTimeoutError):
-        await pool.run(jobs.cooperate, timeout=0.05)
+        await pool.run(jobs.cooperate, timeout=0.5)
+
+
+async def cancel_when_begun(
+    pool: WorkerPool, function: Callable[..., object], *arguments: object
+) -> None:
+    """Cancel the scope around a call whose function has begun."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/begun"
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pool.run, function, *arguments, path)
+            await wait_for_file(path)
+            nursery.cancel_scope.cancel()
 
 
 async def by_scope(pool: WorkerPool) -> None:
     """Cancel the caller's scope."""
-    with trio.move_on_after(0.05):
-        await pool.run(jobs.cooperate)
+    await cancel_when_begun(pool, jobs.cooperate)
 
 
 async def by_cancel(pool: WorkerPool) -> None:
@@ -208,8 +220,7 @@ async def by_flag(pool: WorkerPool) -> None:
 
 async def by_interrupt(pool: WorkerPool) -> None:
     """Cancel what never looks."""
-    with trio.move_on_after(0.05):
-        await pool.run(jobs.sleep, 100)
+    await cancel_when_begun(pool, jobs.sleep, 100)
 
 
 async def by_death(pool: WorkerPool) -> None:
@@ -295,21 +306,13 @@ async def test_why_workers_end(autojump_clock: MockClock, recorder: Recorder) ->
 
 async def test_requests_that_no_worker_gets(autojump_clock: MockClock, recorder: Recorder) -> None:
     """Cancelled or late while they wait: they end as well."""
-    async with (
-        opened(FakeEngine(), recorder, drain_timeout=0) as pool,
-        trio.open_nursery() as nursery,
-    ):
+    async with opened(FakeEngine(), recorder) as pool, trio.open_nursery() as nursery:
         nursery.start_soon(pool.run, trio.sleep_forever)
         await trio.testing.wait_all_tasks_blocked()
         with pytest.raises(RequestTimeoutError):
             await pool.run(jobs.nothing, queue_timeout=1)
         end = recorder.end()
-        assert (end.outcome, end.clock, end.attempts, end.run_time) == (
-            "timeout",
-            "queue",
-            0,
-            0,
-        )
+        assert (end.outcome, end.clock, end.attempts, end.run_time) == ("timeout", "queue", 0, 0)
         assert end.queue_time == pytest.approx(1)
         with trio.move_on_after(2):
             await pool.run(jobs.nothing)

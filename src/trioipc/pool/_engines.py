@@ -10,11 +10,9 @@ from trioipc.pool._process_engine import ProcessEngine, refuse_nested
 from trioipc.pool._thread import ThreadEngine
 
 if TYPE_CHECKING:
-    from contextvars import ContextVar
-    from typing import Any
-
     from trioipc.pool._endpoint import Engine
     from trioipc.pool._options import Options
+    from trioipc.worker._context import Variable
 
 Kind: TypeAlias = Literal["cpu", "io", "thread"]
 KINDS: tuple[Kind, ...] = ("cpu", "io", "thread")
@@ -25,7 +23,7 @@ def engine_of(
     options: Options,
     modules: tuple[str, ...],
     start_timeout: float,
-    context: tuple[tuple[str, ContextVar[Any]], ...],
+    context: tuple[tuple[str, Variable], ...],
 ) -> Engine:
     """Make the engine of a pool.
 

@@ -15,8 +15,9 @@ from trioipc.worker._context import variable
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
-    from contextvars import ContextVar
     from typing import TypeAlias
+
+    from trioipc.worker._context import Variable
 
     Lifespan: TypeAlias = Callable[
         [], AbstractContextManager[object] | AbstractAsyncContextManager[object]
@@ -130,7 +131,7 @@ def _check_lifespan(lifespan: object) -> None:
         raise TypeError(f"lifespan must be what makes a context manager when called, not a {kind}")
 
 
-def variables(names: Iterable[str]) -> tuple[tuple[str, ContextVar[Any]], ...]:
+def variables(names: Iterable[str]) -> tuple[tuple[str, Variable], ...]:
     """Return context variables with their names.
 
     Raises:
@@ -154,7 +155,7 @@ def homes(names: Iterable[str]) -> tuple[str, ...]:
 _UNSET = object()
 
 
-def values_of(variables: tuple[tuple[str, ContextVar[Any]], ...]) -> dict[str, Any]:
+def values_of(variables: tuple[tuple[str, Variable], ...]) -> dict[str, Any]:
     """Return the values that are set here, by name."""
     values = {name: found.get(_UNSET) for name, found in variables}
     return {name: value for name, value in values.items() if value is not _UNSET}

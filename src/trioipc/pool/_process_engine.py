@@ -34,11 +34,11 @@ from trioipc.worker.registry import perform
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from contextvars import ContextVar
     from typing import Any, Literal, NoReturn
 
     from trioipc.pool._endpoint import Call
     from trioipc.pool._statistics import ArenaStatistics
+    from trioipc.worker._context import Variable
 
 # Seconds that a worker has to get ready, if nobody says otherwise.
 START_TIMEOUT = 30.0
@@ -116,7 +116,7 @@ class ProcessEngine(Engine):
     memory_limit: float = math.inf
     scrub_environment: bool = False
     forward_logs: bool = False
-    context: tuple[tuple[str, ContextVar[Any]], ...] = ()
+    context: tuple[tuple[str, Variable], ...] = ()
     lifespan: bytes | None = None
     exit_seconds: float = EXIT_SECONDS
     places: int = attrs.field(init=False)

@@ -54,13 +54,13 @@ from trioipc.worker.request import CurrentRequest, set_context_request
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from contextvars import ContextVar
     from typing import Any, TypeAlias
 
     from outcome import Outcome
 
     from trioipc.pool._endpoint import Answer, Call
     from trioipc.pool._options import Lifespan
+    from trioipc.worker._context import Variable
 
     # A call, its generation, its serial number, and when it was submitted.
     _Posted: TypeAlias = tuple["ThreadCall", int, int, int]
@@ -126,7 +126,7 @@ class ThreadEngine(Engine):
 
     name: str
     modules: tuple[str, ...] = ()
-    context: tuple[tuple[str, ContextVar[Any]], ...] = ()
+    context: tuple[tuple[str, Variable], ...] = ()
     lifespan: Lifespan | None = None
     places: int = attrs.field(default=1, init=False)
 
