@@ -76,6 +76,7 @@ class ThreadCall:
     values: dict[str, Any] = attrs.Factory(dict)  # of context variables
     loads: bool = attrs.field(default=False, init=False)
     held: int = attrs.field(default=0, init=False)
+    nbytes: int = attrs.field(default=0, init=False)
 
     async def load(self) -> None:
         """Do nothing."""
@@ -128,6 +129,7 @@ class ThreadEngine(Engine):
     context: tuple[tuple[str, ContextVar[Any]], ...] = ()
     lifespan: Lifespan | None = None
     places: int = attrs.field(default=1, init=False)
+    shares_memory: bool = attrs.field(default=True, init=False)
 
     def prepare(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Call:
         """Make a call; see `Engine.prepare`."""

@@ -30,6 +30,7 @@ from trioipc.pool._admission import wait_for_room
 from trioipc.pool._block import block
 from trioipc.pool._dispatch import Dispatcher
 from trioipc.pool._engines import KINDS, Kind, engine_of
+from trioipc.pool._map import map_items
 from trioipc.pool._options import Options, count, module_names, one_of, seconds, variables
 from trioipc.pool._progress import Sampler
 from trioipc.pool._recycling import Limits
@@ -358,6 +359,8 @@ class WorkerPool:
                 body_error = await wait_out(request._over) or body_error
             body_error = await wait_out_children(nursery) or body_error
         _leave(request, body_error)
+
+    map = map_items
 
     @enable_ki_protection
     async def execute(
