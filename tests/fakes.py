@@ -72,6 +72,7 @@ class FakeCall:
 
     held: int = attrs.field(default=0, init=False)
     operation: int = 0
+    nbytes: int = attrs.field(default=0, init=False)
 
     async def feed(self) -> None:
         """Do nothing."""

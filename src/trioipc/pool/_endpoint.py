@@ -96,6 +96,10 @@ class Call(Protocol):
     def operation(self) -> int:
         """Under which of the ledger's numbers it is counted."""
 
+    @property
+    def nbytes(self) -> int:
+        """How many bytes are copied for it, in all."""
+
     async def load(self) -> None:
         """Copy it, before the call is posted. After a cancel, or an error: `drop`."""
 
@@ -136,6 +140,9 @@ class Engine(ABC):
 
     places: int
     """How many requests one worker holds at a time."""
+
+    shares_memory: bool = False
+    """Whether functions are given their arguments as they are, and give their results so."""
 
     watched: bool = False
     """Whether its workers may stop, or go mad, and so must be looked at."""

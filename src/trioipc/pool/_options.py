@@ -49,10 +49,11 @@ def count(name: str, value: object, least: int, *, finite: bool = False) -> floa
     return value
 
 
-def switch(name: str, value: object) -> None:
-    """Refuse what is no bool."""
+def switch(name: str, value: object) -> bool:
+    """Return ``value``, a bool."""
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be a bool, not {type(value).__name__}")
+    return value
 
 
 def one_of(name: str, value: object, choices: tuple[str, ...]) -> Any:

@@ -89,6 +89,11 @@ class ProcessCall:
         """How many bytes of ours it is, while it waits."""
         return self._encoded.held()
 
+    @property
+    def nbytes(self) -> int:
+        """How many bytes are copied for it; see `Call.nbytes`."""
+        return len(self.body) + sum(map(len, self._encoded.buffers))
+
     async def load(self) -> None:
         """Copy what is big; see `Call.load`."""
         cargo = Cargo(self._store, self._encoded)

@@ -137,6 +137,7 @@ class PoolRequest(Generic[T_co]):
     _landing: trio.Lock | None = None
     _waiter: trio.lowlevel.Task | None = None
     _over: trio.Event | None = None
+    _on_end: Callable[[], object] | None = None
     _channel: ProgressChannel | None = None
     _wants_progress: bool = False  # somebody will ask for it
     _final: Snapshot | None = None
@@ -274,6 +275,9 @@ class PoolRequest(Generic[T_co]):
             self._channel.close()
         if self._over is not None:
             self._over.set()
+        if self._on_end is not None:
+            on_end, self._on_end = self._on_end, None
+            on_end()
         if self._waiter is not None:
             waiter, self._waiter = self._waiter, None
             trio.lowlevel.reschedule(waiter)

@@ -77,6 +77,7 @@ class ThreadCall:
     operation: int = 0
     loads: bool = attrs.field(default=False, init=False)
     held: int = attrs.field(default=0, init=False)
+    nbytes: int = attrs.field(default=0, init=False)
 
     async def load(self) -> None:
         """Do nothing."""
@@ -129,6 +130,7 @@ class ThreadEngine(Engine):
     context: tuple[tuple[str, Variable], ...] = ()
     lifespan: Lifespan | None = None
     places: int = attrs.field(default=1, init=False)
+    shares_memory: bool = attrs.field(default=True, init=False)
 
     def prepare(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Call:
         """Make a call; see `Engine.prepare`."""

@@ -31,6 +31,7 @@ from trioipc.pool._admission import wait_for_room
 from trioipc.pool._block import block
 from trioipc.pool._dispatch import Dispatcher
 from trioipc.pool._instruments import Instruments
+from trioipc.pool._map import map_items
 from trioipc.pool._options import Options, count, one_of, seconds
 from trioipc.pool._progress import Sampler
 from trioipc.pool._recycling import Limits
@@ -376,6 +377,8 @@ class WorkerPool:
                 body_error = await wait_out(request._over) or body_error
             body_error = await wait_out_children(nursery) or body_error
         _leave(request, body_error)
+
+    map = map_items
 
     @enable_ki_protection
     async def execute(

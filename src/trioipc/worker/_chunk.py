@@ -1,0 +1,289 @@
+"""Many items of `WorkerPool.map` in one request: what runs in the worker, and its log.
+
+The log is where the results go, one by one. For worker processes it is in shared memory, so the
+parent still has what was finished when the worker dies.
+
+Rule 1: an item is finished when it is counted. The count is stored last, in one move.
+Rule 2: whatever is out of the ordinary ends the chunk, at the item that it happens to: it raises,
+    its result has no room in the log, it takes too long, it is cancelled, it kills the worker.
+Rule 3: to a function, each item looks like a request: its clocks, its progress and its phase begin
+    anew.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+import time
+from itertools import pairwise
+from typing import TYPE_CHECKING, final
+
+from trioipc._errors import RequestInterrupt
+from trioipc.memory._board import (
+    CANCEL,
+    DEFAULT_TOTAL,
+    DONE,
+    LIMIT,
+    PHASE,
+    STARTED_AT,
+    TOTAL,
+    clear_text,
+)
+from trioipc.memory._travel import carrying
+from trioipc.worker.request import current_request
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, MutableSequence, Sequence
+    from typing import Any, TypeAlias
+
+    from trioipc.memory._travel import Carried
+    from trioipc.worker.request import CurrentRequest
+
+    Log: TypeAlias = "SharedLog | ListLog"
+
+# The cells at the head of a log. How many items are finished; how many of them, from the first on,
+# are plain numbers, and of which type; whether any item was begun; whether the answer of the
+# request is the result of the next item; and how long it all took, in nanoseconds.
+FINISHED, NUMBERS, TYPE, BEGUN, ANSWERED, TOOK = range(6)
+_HEAD = 8
+_HEAD_BYTES = _HEAD * 8
+
+_TYPES: tuple[type, ...] = (int, float)
+_FORMATS = ("q", "d")
+
+# As many bytes as the smallest slab has.
+_LOG_BYTES = 64 << 10
+# Of a log whose length somebody has chosen, for each item.
+_ITEM_BYTES = 32
+
+# Results one behind the other are loaded as one list, in a seventh of the time. Newer protocols
+# number what they remember by themselves, so a pickle means another thing behind another pickle.
+_PROTOCOL = 3
+_STOP = b"."
+_BEFORE, _AFTER = b"(", b"l" + _STOP
+
+# What holds nothing, and so no shared state, which travels beside a frame and not in a log.
+_SIMPLE = frozenset((str, bytes, int, float, bool, complex, type(None)))
+
+_FOR_EVER = 1 << 63
+
+
+def log_bytes(length: int) -> int:
+    """Say how large a log of up to ``length`` items is to be."""
+    return max(_LOG_BYTES, _HEAD_BYTES + length * _ITEM_BYTES)
+
+
+@final
+class SharedLog:
+    """Results in shared memory: numbers in cells, everything else as pickles behind the cells.
+
+    The cell of a pickle says where it ends. The one who reads and the one who writes each have
+    a `SharedLog` of their own over the same memory.
+
+    Args:
+      memory: Of `log_bytes`.
+      length: How many items the chunk has.
+    """
+
+    __slots__ = ("_cells", "_end", "_pickles", "head", "memory", "number_type", "numbers")
+
+    def __init__(self, memory: memoryview, length: int) -> None:
+        self.memory = memory
+        self.head: MutableSequence[int] = memory[:_HEAD_BYTES].cast("q")  # type: ignore[assignment]
+        self._cells = memory[_HEAD_BYTES : _HEAD_BYTES + length * 8]
+        self._pickles = memory[_HEAD_BYTES + length * 8 :]
+        self._end = 0
+        # Of what type a result must be that may be stored at its index in ``numbers``.
+        self.number_type: type | None = None
+        self.numbers: Any = self._cells.cast("q")
+
+    def put(self, index: int, result: object) -> bool:
+        """Store a result that is no number, or the first; return False if that cannot be."""
+        if index == 0 and self._put_first_number(result):
+            return True
+        if self.number_type is not None:
+            self.number_type = None
+            self.numbers = self._cells.cast("q")
+            self.head[NUMBERS] = index
+        pickled = self._pickle(result)
+        if pickled is None or len(pickled) > len(self._pickles) - self._end:
+            return False
+        end = self._end + len(pickled)
+        self._pickles[self._end : end] = pickled
+        self._end = self.numbers[index] = end - len(_STOP)  # the next one begins in its place
+        return True
+
+    def _put_first_number(self, result: object) -> bool:
+        """Store the first result, if it is a number, and expect the others to be such."""
+        if type(result) not in _TYPES:
+            return False
+        which = _TYPES.index(type(result))
+        numbers = self._cells.cast(_FORMATS[which])  # type: ignore[call-overload]
+        try:
+            numbers[0] = result
+        except ValueError:  # it is too large for a cell
+            return False
+        self.number_type, self.numbers = _TYPES[which], numbers
+        self.head[TYPE], self.head[NUMBERS] = which, len(numbers)
+        return True
+
+    def _pickle(self, result: object) -> bytes | None:
+        """Pickle a result; return None if it must travel as the answer of a request, or cannot."""
+        kind = type(result)
+        try:
+            if kind in _SIMPLE:
+                if kind is bytes and len(result) > len(self._pickles):  # type: ignore[arg-type]
+                    return None
+                return pickle.dumps(result, _PROTOCOL)
+            carried: Carried = {}
+            with carrying(carried):
+                pickled = pickle.dumps(result, _PROTOCOL)
+            return None if carried else pickled
+        except (Exception, SystemExit):  # the answer says what it was
+            return None
+
+    # -- for the parent ---------------------------------------------------------------------
+
+    def blank(self) -> None:
+        """Forget what another chunk has left; before anybody writes."""
+        self.memory[:_HEAD_BYTES] = bytes(_HEAD_BYTES)
+
+    def results(self) -> list[Any]:
+        """Return the results of the finished items.
+
+        Raises:
+          Exception: whatever unpickling them raises; `pickles` has them one by one.
+        """
+        values = self.leading_numbers()
+        finished = self.head[FINISHED]
+        if len(values) < finished:
+            pickles = self._pickles[: self.numbers[finished - 1]]
+            values += pickle.loads(b"".join((_BEFORE, pickles, _AFTER)))
+        return values
+
+    def leading_numbers(self) -> list[Any]:
+        """Return the results, from the first on, that are numbers in cells."""
+        form = _FORMATS[self.head[TYPE]]
+        cells = self._cells.cast(form)  # type: ignore[call-overload]
+        numbers: list[Any] = cells[: self._count_numbers()].tolist()
+        return numbers
+
+    def pickles(self) -> list[bytes]:
+        """Return a pickle of each finished item that is no number in a cell."""
+        first, last = self._count_numbers(), self.head[FINISHED]
+        ends = [0, *self.numbers[first:last].tolist()]
+        return [bytes(self._pickles[start:end]) + _STOP for start, end in pairwise(ends)]
+
+    def _count_numbers(self) -> int:
+        return min(self.head[FINISHED], self.head[NUMBERS])
+
+    def room(self) -> float:
+        """Say how many such items would have filled the log, by those that are in it."""
+        pickled = self.head[FINISHED] - self._count_numbers()
+        each = 8.0
+        if pickled:
+            each += self.numbers[self.head[FINISHED] - 1] / pickled
+        return (len(self._cells) + len(self._pickles)) / each
+
+
+@final
+class ListLog:
+    """Results of a thread, which shares its memory: a list, in which they stay what they are."""
+
+    __slots__ = ("_results", "head", "number_type", "numbers")
+
+    def __init__(self) -> None:
+        self.head: MutableSequence[int] = [0] * _HEAD
+        self._results: list[Any] = []
+        self.number_type = None
+        self.numbers: Any = None
+
+    def put(self, index: int, result: object) -> bool:
+        """Store a result."""
+        self._results.append(result)
+        return True
+
+    def results(self) -> list[Any]:
+        """Return the results of the finished items."""
+        return self._results[: self.head[FINISHED]]
+
+    def room(self) -> float:
+        """Say that there is no end of it."""
+        return math.inf
+
+
+def run_chunk(
+    log: memoryview | ListLog,
+    function: Callable[[Any], Any],
+    items: Sequence[Any],
+    quota: int,
+) -> Any:
+    """Call a function with one item after the other, until something is out of the ordinary.
+
+    Args:
+      log: Where the results go.
+      function: What is called.
+      items: Its arguments.
+      quota: For how many nanoseconds another item may be begun.
+
+    Returns:
+      None; or the result that has no room in the log, if that says so.
+    """
+    request = current_request()
+    book = log if isinstance(log, ListLog) else SharedLog(log, len(items))
+    begun = time.perf_counter_ns()
+    book.head[BEGUN] = 1
+    try:
+        return _run(request, book, function, items, begun, begun + quota)
+    finally:
+        now = time.perf_counter_ns()
+        book.head[TOOK] = now - begun
+        request._cells[STARTED_AT] = begun  # of the request, for whoever counts its time
+
+
+def _run(
+    request: CurrentRequest,
+    log: Log,
+    function: Callable[[Any], Any],
+    items: Sequence[Any],
+    started: int,
+    end: int,
+) -> Any:
+    cells, generation, head = request._cells, request._generation, log.head
+    clock = time.perf_counter_ns
+    limit = cells[LIMIT] or _FOR_EVER
+    numbers, number_type = log.numbers, log.number_type
+    for index, item in enumerate(items):
+        cells[STARTED_AT] = started
+        result = function(item)
+        now = clock()
+        is_kept = type(result) is number_type
+        if is_kept:
+            try:
+                numbers[index] = result
+            except ValueError:  # it is too large for a cell
+                is_kept = False
+        # One that was late may just be found to be; no other must be begun that ends in its place.
+        if now - started >= limit or not (is_kept or log.put(index, result)):
+            head[ANSWERED] = 1
+            return result
+        head[FINISHED] = index + 1
+        if not is_kept:
+            numbers, number_type = log.numbers, log.number_type
+        if cells[CANCEL] == generation:
+            raise RequestInterrupt
+        if request._progress is not None or cells[PHASE]:
+            _begin_anew(request)
+        if now >= end:
+            break
+        started = now
+    return None
+
+
+def _begin_anew(request: CurrentRequest) -> None:
+    """Let the next item find no progress of the last."""
+    if request._progress is not None:
+        request._progress._turn_to_scrap()
+        request._progress = None
+    request._cells[DONE], request._cells[TOTAL] = 0, DEFAULT_TOTAL
+    clear_text(request._cells, PHASE)
