@@ -22,6 +22,7 @@ import pytest
 
 import jobs
 from helpers import is_alive
+from trioipc import open_worker_pool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -240,6 +241,49 @@ if __name__ == "__main__":
     assert lines.count(b"KeyboardInterrupt") == 1
     assert text.count(b"Traceback (most recent call last)") == 1
     assert b"jobs.py" not in text
+
+
+def test_ctrl_c_while_a_worker_starts(tmp_path: Path) -> None:
+    """Its interpreter, which has not learnt yet to ignore it, does not mind."""
+    path = tmp_path / "program.py"
+    path.write_text(
+        f"""
+import os, pathlib, time
+
+here = pathlib.Path({str(tmp_path)!r})
+
+if __name__ == "__main__":
+    import trio, trioipc
+
+    async def main():
+        async with trioipc.open_worker_pool(1) as pool:
+            print(await pool.run(abs, -3))
+
+    trio.run(main)
+else:  # the worker loads this, too
+    (here / "written").write_text(str(os.getpid()))
+    (here / "written").rename(here / "pid")
+    while not (here / "pressed").exists():
+        time.sleep(0.005)
+"""
+    )
+    program = subprocess.Popen(
+        [sys.executable, path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while not (tmp_path / "pid").exists():
+        assert program.poll() is None
+        time.sleep(0.005)
+    os.kill(int((tmp_path / "pid").read_text()), signal.SIGINT)
+    (tmp_path / "pressed").touch()
+    assert program.communicate(timeout=60) == ("3\n", "")
+
+
+async def test_a_worker_has_ctrl_c_ignored_and_not_blocked() -> None:
+    """So that programs which a function starts can have it."""
+    async with open_worker_pool(1) as pool:
+        blocked = await pool.run(signal.pthread_sigmask, signal.SIG_BLOCK, ())
+        assert await pool.run(signal.getsignal, signal.SIGINT) is signal.SIG_IGN
+    assert blocked == set()
 
 
 @pytest.mark.parametrize("end", ["pass", "trio.run(later)", "del manager, pool; gc.collect()"])

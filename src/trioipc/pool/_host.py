@@ -23,6 +23,7 @@ import sys
 import types
 import weakref
 from contextlib import nullcontext
+from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any, final
 
 import trio
@@ -224,7 +225,33 @@ def _read_by(loads: Callable[[bytes], Any], context: trio_parallel.WorkerContext
     kind = context._worker_class
     theirs = kind.run_sync
     ours = types.FunctionType(theirs.__code__, {**theirs.__globals__, "loads": loads})
-    context.__dict__["_worker_class"] = type(kind.__name__, (kind,), {"run_sync": ours})
+    methods = {"run_sync": ours, "__init__": _init_of(kind)}
+    context.__dict__["_worker_class"] = type(kind.__name__, (kind,), methods)
+
+
+def _init_of(kind: type) -> Callable[..., None]:
+    """Return how a worker of trio-parallel's is made whose process starts without Ctrl-C.
+
+    Until it ignores that, an interpreter that is starting would answer with a traceback.
+    """
+
+    def init(self: Any, *args: object) -> None:
+        kind.__init__(self, *args)  # type: ignore[misc]
+        if hasattr(signal, "pthread_sigmask"):
+            self.proc._Popen = _popen
+
+    return init
+
+
+def _popen(process: Any) -> Any:
+    """Start a process in which Ctrl-C is blocked; it unblocks that when it is ready."""
+    del process._Popen  # it would travel to the process
+    resource_tracker.ensure_running()  # which unblocks it when it starts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return process._Popen(process)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @enable_ki_protection

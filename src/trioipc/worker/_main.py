@@ -36,6 +36,7 @@ def serve(ticket: Ticket) -> None:
         die_with_parent,
         keep_descriptors_private,
         leave_the_end_to_the_parent,
+        unblock_ctrl_c,
     )
     from trioipc.worker._serve import Server
     from trioipc.worker._stacks import tell_stacks
@@ -51,6 +52,7 @@ def serve(ticket: Ticket) -> None:
         tell_stacks(wires.stacks)
         die_with_parent()
         leave_the_end_to_the_parent()
+        unblock_ctrl_c()
         keep_descriptors_private()
         settle(ticket)
         server = server_type(ticket, wires)

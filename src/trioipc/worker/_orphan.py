@@ -74,6 +74,15 @@ def leave_the_end_to_the_parent() -> None:
         os.register_at_fork(after_in_child=_end_by_sigterm)
 
 
+def unblock_ctrl_c() -> None:
+    """Take back that the parent has started us with Ctrl-C blocked.
+
+    trio-parallel has it ignored by now. What a function starts would inherit the block.
+    """
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
 def _do_nothing(number: int, frame: FrameType | None) -> None:
     pass
 
