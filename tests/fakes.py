@@ -71,6 +71,7 @@ class FakeCall:
         self.loads = self.loading is not None
 
     held: int = attrs.field(default=0, init=False)
+    expected: None = attrs.field(default=None, init=False)
 
     async def feed(self) -> None:
         """Do nothing."""

@@ -67,6 +67,7 @@ class ThreadCall:
     values: dict[str, Any] = attrs.Factory(dict)  # of context variables
     loads: bool = attrs.field(default=False, init=False)
     held: int = attrs.field(default=0, init=False)
+    expected: None = attrs.field(default=None, init=False)
 
     async def load(self) -> None:
         """Do nothing."""
