@@ -73,6 +73,7 @@ class FakeCall:
     held: int = attrs.field(default=0, init=False)
     operation: int = 0
     nbytes: int = attrs.field(default=0, init=False)
+    expected: None = attrs.field(default=None, init=False)
 
     async def feed(self) -> None:
         """Do nothing."""

@@ -7,6 +7,7 @@ import math
 import operator
 import os
 import threading
+import time
 from typing import TYPE_CHECKING, Literal
 
 import pytest
@@ -663,11 +664,10 @@ async def test_a_slow_reader_gets_the_newest(pool: WorkerPool, tmp_path: Path) -
 
 async def test_priorities_go_first(pool: WorkerPool, tmp_path: Path) -> None:
     """High before normal before low; first come, first served within each."""
-    order: list[str] = []
+    began: dict[int, str] = {}
 
     async def run(priority: Literal["low", "normal", "high"], name: str) -> None:
-        await pool.run(nothing, priority=priority)
-        order.append(name)
+        began[await pool.run(time.perf_counter_ns, priority=priority)] = name
 
     async with pool.open_request(wait_for, str(tmp_path / "go")) as first:
         await first.wait_started()
@@ -679,6 +679,7 @@ async def test_priorities_go_first(pool: WorkerPool, tmp_path: Path) -> None:
             assert pool.statistics().queued_tasks == 6
             (tmp_path / "go").touch()
         await first.result()
+    order = [began[when] for when in sorted(began)]
     assert order == ["high 1", "high 2", "normal 1", "normal 2", "low 1", "low 2"]
 
 

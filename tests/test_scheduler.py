@@ -34,9 +34,12 @@ def test_least_busy_takes_who_holds_least() -> None:
     it = scheduler({"full 1": 2, "full 2": 2, "half 1": 2, "half 2": 2, "idle 1": 2, "idle 2": 2})
     for number in range(12):
         it.add(f"r{number}", "normal")
-    assert len(pairs(it)) == 12
+    held: dict[str, list[str]] = {}
+    for worker, request in pairs(it):
+        held.setdefault(worker, []).append(request)
+    assert sum(map(len, held.values())) == 12
     for worker in ("half 1", "half 2", "idle 1", "idle 2", "idle 1", "idle 2"):
-        it.free(worker)
+        it.free(worker, held[worker].pop())
     assert it.held == 6
     for number in range(9):
         it.add(f"s{number}", "normal")
@@ -54,7 +57,7 @@ def test_among_equals_the_longest_idle_is_next() -> None:
         worker = it.place(f"r{number}", "normal")
         assert worker is not None
         order.append(worker)
-        it.free(worker)
+        it.free(worker, f"r{number}")
     assert order == ["a", "b", "c", "a", "b", "c"]
 
 
@@ -103,7 +106,7 @@ def test_a_full_queue() -> None:
     assert not it.is_full()
     assert it.place("b", "normal") is None
     assert it.is_full()
-    it.free("w")
+    it.free("w", "a")
     assert not it.is_full()
     assert scheduler({"w": 1}, max_waiting=math.inf).is_full() is False
     assert scheduler({"w": 1}, max_waiting=0).is_full() is False
@@ -159,8 +162,7 @@ def test_nothing_is_lost(steps: list[tuple[str, int, Priority]], strategy: str) 
             gone = list(waiting)[who % len(waiting)]
             it.discard(gone, waiting.pop(gone))
         elif step == "free" and held.get(worker):
-            held[worker].pop()
-            it.free(worker)
+            it.free(worker, held[worker].pop())
         elif step == "leave" and worker in held:
             it.remove_worker(worker)
             del held[worker], places[worker]

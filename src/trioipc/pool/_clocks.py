@@ -36,12 +36,16 @@ class Clocks:
       climb: Sends one a rung further down the ladder.
       try_again: Lets one that has rested wait for a worker.
       expire: Ends one whose clock has run out.
+      balance: Looks whether workers can help others; called when `arm_balance` has said.
     """
 
     _requests: Callable[[], Iterable[Request]]
     _climb: Callable[[Request, float], None]
     _try_again: Callable[[Request], None]
     _expire: Callable[[Request, RequestTimeoutError], None]
+    _balance: Callable[[], None]
+    # When that is to be called.
+    balances_at: float = attrs.field(default=math.inf, init=False)
     # The earliest alarm of all; a timer sleeps in this scope until then.
     _earliest: float = attrs.field(default=math.inf, init=False)
     _timer: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
@@ -49,6 +53,14 @@ class Clocks:
     def arm(self, request: Request, at: float) -> None:
         """Have a request looked at, at ``at`` on Trio's clock."""
         request._alarm = at
+        self._wake(at)
+
+    def arm_balance(self, seconds: float) -> None:
+        """Have it looked at in so many seconds whether workers can help others."""
+        self.balances_at = trio.current_time() + seconds
+        self._wake(self.balances_at)
+
+    def _wake(self, at: float) -> None:
         if at < self._earliest:
             self._earliest = at
             self._timer.deadline = at
@@ -87,7 +99,11 @@ class Clocks:
             if request._alarm <= now:
                 request._alarm = math.inf
                 self._ring(request, now)
-        self._earliest = min((r._alarm for r in self._requests()), default=math.inf)
+        if self.balances_at <= now:
+            self.balances_at = math.inf
+            self._balance()
+        earliest = min((r._alarm for r in self._requests()), default=math.inf)
+        self._earliest = min(earliest, self.balances_at)
 
     def _ring(self, request: Request, now: float) -> None:
         if request._ladder is not None:
@@ -113,6 +129,9 @@ class Clocks:
             # for ever, whichever clock it has.
             if now >= request._queue_expires:
                 self._ran_out(request, "queue", request._terms.queue_timeout)
+            elif request._was_ahead:  # what its worker runs has clocks of its own
+                request._was_ahead = request._is_behind()
+                self.posted(request)
             elif now >= request._posted_at + timeout:
                 self._ran_out(request, "run", timeout)
             else:

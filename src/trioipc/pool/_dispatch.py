@@ -19,7 +19,7 @@ from trio.lowlevel import enable_ki_protection
 
 from trioipc._errors import RequestCancelledError, RequestTimeoutError, WorkerStartError
 from trioipc.pool._clocks import Clocks
-from trioipc.pool._ladder import Ladder
+from trioipc.pool._ladder import INTERRUPT_INTERVAL, Ladder
 from trioipc.pool._statistics import LadderTimes
 from trioipc.pool._team import Team
 from trioipc.protocol._lifecycle import REQUEST, WORKER
@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 # again together. A start takes longer, so only who has a worker waits for this.
 _RETRY_SECONDS = 0.01
 _RETRY_DOUBLINGS = 7
+
+# A request that runs as long as this, while another worker has nothing to do, keeps none waiting.
+_DRAGS_SECONDS = 0.001
 
 # A request whose workers die before they have begun it is moved on, but not for ever.
 _MOVES_LIMIT = 5
@@ -83,8 +86,12 @@ class Dispatcher:
     clocks: Clocks = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.team = Team(self.engine, self.scheduler, self._size, self.room, self.assign)
-        self.clocks = Clocks(self._requests, self._climb, self._try_again, self.cancel)
+        self.team = Team(
+            self.engine, self.scheduler, self._size, self.room, self.assign, self._take_back
+        )
+        self.clocks = Clocks(
+            self._requests, self._climb, self._try_again, self.cancel, self._balance
+        )
 
     def _requests(self) -> Iterator[Request]:
         for worker in self.team.workers:
@@ -104,6 +111,7 @@ class Dispatcher:
             self._give(worker, request)
         else:
             self.team.ask_for_help()
+            self._send_ahead()
         if self.room:
             self.offer_room()
 
@@ -162,11 +170,15 @@ class Dispatcher:
         """Give waiting requests the places that are free."""
         while (pair := self.scheduler.next_pair()) is not None:
             self._give(*pair)
+        self._send_ahead()
+        if self.scheduler.is_lopsided and self.clocks.balances_at == math.inf:
+            self._look_who_is_first()
         if self.room:
             self.offer_room()
 
-    def _give(self, worker: PoolWorker, request: Request) -> None:
-        """Send a request to a worker that has a place for it."""
+    def _give(self, worker: PoolWorker, request: Request, *, ahead: bool = False) -> None:
+        """Send a request to a worker that has a place for it, or soon will have."""
+        request._was_ahead = ahead
         generation = self._generation()
         request._worker = worker
         request._generation = generation
@@ -219,6 +231,53 @@ class Dispatcher:
             request._loader = None
         request._call.drop()
 
+    # -- sending ahead ------------------------------------------------------------------------
+
+    def _send_ahead(self) -> None:
+        """Send what waits to workers that will soon have done what they hold."""
+        while (pair := self.scheduler.next_ahead()) is not None:
+            self._give(*pair, ahead=True)
+
+    def _recall(self, request: Request) -> bool:
+        """Take a request back from its worker; return False if it may have begun."""
+        worker = request._worker
+        assert worker is not None
+        reason = getattr(request._cause, "reason", None)
+        if not worker.endpoint.recall(request._slot, request._generation, reason):
+            return False
+        del worker.held[request._generation]
+        worker.recalled[request._generation] = request._slot
+        self.scheduler.free(worker, request)
+        request._attempts -= 1
+        return True
+
+    def _take_back(self, worker: PoolWorker) -> None:
+        """Let all wait again that a worker has not begun; its first one stays."""
+        if self._aborted:
+            return
+        for request in reversed([*worker.held.values()][1:]):
+            if request._state == "sent" and self._recall(request):
+                self._requeue(request)
+
+    def _look_who_is_first(self) -> None:
+        """Look in a moment whether what workers run takes longer than expected."""
+        for worker in self.team.workers:
+            worker.seen = next(iter(worker.held), None)
+        self.clocks.arm_balance(_DRAGS_SECONDS)
+
+    def _balance(self) -> None:
+        """Give what waits behind a request that takes long to those that have nothing to do."""
+        if not self.scheduler.is_lopsided:
+            return
+        for worker in [*self.team.workers]:
+            first = worker.first()
+            if first is not None and len(worker.held) > 1 and worker.seen == first._generation:
+                self.scheduler.drags_on(worker, first)
+                self._take_back(worker)
+        self.assign()
+
+    # -- posting and answers ------------------------------------------------------------------
+
     def _post(self, request: Request, worker: PoolWorker) -> None:
         request._state = REQUEST[request._state]["send"]
         request._attempts += 1
@@ -251,8 +310,11 @@ class Dispatcher:
     def answered(self, worker: PoolWorker, generation: int, answer: Answer) -> None:
         """Take an answer in."""
         request = worker.held.pop(generation, None)
-        if request is None:  # an answer to nothing: this worker cannot be trusted
-            worker.endpoint.kill()
+        if request is None:
+            self._skipped(worker, generation, answer)
+            return
+        if answer.kind == "skipped" and not request._stopped and request._moves < _MOVES_LIMIT:
+            self._refused(worker, request)
             return
         worker.answered += 1
         if answer.kind != "value" or request._wants_progress:
@@ -266,6 +328,23 @@ class Dispatcher:
         self._end(request, "end")
         self.assign()
 
+    def _skipped(self, worker: PoolWorker, generation: int, answer: Answer) -> None:
+        """Have the place back of a request that was recalled."""
+        answer.drop()
+        slot = worker.recalled.pop(generation, None)
+        if slot is None:  # an answer to nothing: this worker cannot be trusted
+            worker.endpoint.kill()
+            return
+        worker.slots.append(slot)
+        self.assign()
+
+    def _refused(self, worker: PoolWorker, request: Request) -> None:
+        """Let a request wait again whose worker runs nothing more, for it was interrupted."""
+        self._free(worker, request)
+        request._worker = None
+        self._move_on(request)
+        self.assign()
+
     def _look_at_the_end(self, worker: PoolWorker, request: Request) -> None:
         snapshot = worker.endpoint.look(request._slot, request._generation)
         request._final = snapshot
@@ -275,7 +354,7 @@ class Dispatcher:
 
     def _free(self, worker: PoolWorker, request: Request) -> None:
         worker.slots.append(request._slot)
-        self.scheduler.free(worker)
+        self.scheduler.free(worker, request)
         if not worker.held and worker.state in ("busy", "leaving"):
             worker.step("free")
             if worker.state == "leaving":
@@ -317,12 +396,12 @@ class Dispatcher:
     @property
     def busy(self) -> bool:
         """Whether there is any request that has not ended."""
-        return bool(self.scheduler.held or self.scheduler.waiting or self.resting)
+        return any(worker.held for worker in self.team.workers) or self.waiting > 0
 
     @property
     def waiting(self) -> int:
-        """How many requests wait for a worker, or to be tried again."""
-        return self.scheduler.waiting + len(self.resting)
+        """How many requests wait: for a worker, or behind another on one, or to be tried again."""
+        return self.scheduler.waiting + self.scheduler.ahead + len(self.resting)
 
     # -- cancelling ---------------------------------------------------------------------------
 
@@ -347,7 +426,11 @@ class Dispatcher:
             self._end(request, "cancel")
             self.assign()
         elif request._state == "sent":
-            self._begin_ladder(request)
+            if request._is_behind() and self._recall(request):
+                self._end(request, "end")
+                self.assign()
+            else:
+                self._begin_ladder(request)
 
     def _forget(self, request: Request) -> None:
         """Let a request wait no more."""
@@ -374,8 +457,11 @@ class Dispatcher:
         request._take_stack()
         assert worker is not None
         assert ladder is not None
-        ticks = worker.endpoint.look(request._slot, request._generation).ticks
-        step = ladder.climb(now, looked=ticks > 0)
+        snapshot = worker.endpoint.look(request._slot, request._generation)
+        if request._is_behind() and not snapshot.started:
+            self._wait_at_the_foot(request, now)
+            return
+        step = ladder.climb(now, looked=snapshot.ticks > 0)
         if step == "interrupt":
             request._step("interrupt")
             if not worker.endpoint.interrupt() and self.engine.places > 1:
@@ -389,24 +475,37 @@ class Dispatcher:
                 self._set_word(request)
         self.clocks.arm(request, ladder.due)
 
+    def _wait_at_the_foot(self, request: Request, now: float) -> None:
+        """Let none suffer who runs where this one only waits: it will be skipped."""
+        self._set_word(request)
+        request._ladder = Ladder.begin(request._terms.grace, now)
+        self.clocks.arm(request, max(request._ladder.due, now + INTERRUPT_INTERVAL))
+
     # -- deaths -------------------------------------------------------------------------------
 
     def gone(self, worker: PoolWorker, death: Death) -> None:
         """Decide what the end of a worker means for what it held."""
         self.team.lose(worker, death, closed=self.closed)
+        first = worker.first()
         for request in reversed(worker.held.values()):
-            self._bereave(request, worker, death)
+            self._bereave(request, worker, death, was_first=request is first)
         worker.held.clear()
+        worker.recalled.clear()
         self.team.fill()
         self.assign()
         self.team.on_demand()
 
-    def _bereave(self, request: Request, worker: PoolWorker, death: Death) -> None:
+    def _bereave(
+        self, request: Request, worker: PoolWorker, death: Death, *, was_first: bool
+    ) -> None:
         snapshot = worker.endpoint.look(request._slot, request._generation)
         request._worker = None
         if request._ladder is not None or request._failure is not None:
             request._seconds = snapshot.seconds
             self._end(request, "end")
+        elif request._was_ahead and not was_first and not snapshot.started:
+            request._attempts -= 1
+            self._requeue(request)  # not its doing, however often
         elif request._state == "loading" or (
             not snapshot.started and request._moves < _MOVES_LIMIT
         ):

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from outcome import Outcome
 
+    from trioipc.pool._expectation import Expectation
     from trioipc.pool._statistics import ArenaStatistics
 
 
@@ -100,6 +101,10 @@ class Call(Protocol):
     def nbytes(self) -> int:
         """How many bytes are copied for it, in all."""
 
+    @property
+    def expected(self) -> Expectation | None:
+        """How long such calls take; None for one that must not be sent ahead."""
+
     async def load(self) -> None:
         """Copy it, before the call is posted. After a cancel, or an error: `drop`."""
 
@@ -139,7 +144,7 @@ class Engine(ABC):
     """Makes workers of one kind, and calls that they understand."""
 
     places: int
-    """How many requests one worker holds at a time."""
+    """How many requests one worker runs at a time."""
 
     shares_memory: bool = False
     """Whether functions are given their arguments as they are, and give their results so."""
@@ -151,6 +156,11 @@ class Engine(ABC):
     def ledger(self) -> Ledger:
         """Under which number each operation is counted."""
         return Ledger()
+
+    @property
+    def slots(self) -> int:
+        """How many one worker may hold: more than it runs if some may be sent ahead."""
+        return self.places
 
     @abstractmethod
     def prepare(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Call:
@@ -245,6 +255,19 @@ class Endpoint(ABC):
     @abstractmethod
     def cancel(self, slot: int, generation: int, reason: str | None) -> None:
         """Set the cancel word: the function's next checkpoint raises."""
+
+    def recall(self, slot: int, generation: int, reason: str | None) -> bool:
+        """Set the cancel word of a call that may not have begun.
+
+        Returns:
+          Whether it certainly never will begin. It is answered all the same, as skipped.
+        """
+        self.cancel(slot, generation, reason)
+        return False
+
+    def knows(self, call: Call) -> bool:
+        """Say whether nothing must be loaded for a call: only then it is sent ahead."""
+        return False
 
     @abstractmethod
     def interrupt(self) -> bool:

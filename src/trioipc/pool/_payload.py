@@ -41,8 +41,12 @@ if TYPE_CHECKING:
 
     from trioipc.memory._segment import Segment
     from trioipc.pool._beside import ParentBeside
+    from trioipc.pool._expectation import Expectation
     from trioipc.pool._store import Store
     from trioipc.protocol._codec import Buffer
+
+# Calls that are sent ahead are no longer than this: 64 of them fit into a pipe.
+AHEAD_LIMIT = 960
 
 # The call of a function without arguments has nothing to send but the function's number.
 NO_ARGUMENTS = Encoded(b"")
@@ -57,6 +61,7 @@ class ProcessCall:
         "_encoded",
         "_store",
         "body",
+        "expected",
         "flags",
         "loads",
         "number",
@@ -66,8 +71,16 @@ class ProcessCall:
     )
 
     def __init__(
-        self, number: int, pickled_function: bytes, encoded: Encoded, store: Store
+        self,
+        number: int,
+        pickled_function: bytes,
+        encoded: Encoded,
+        store: Store,
+        expected: Expectation | None = None,
     ) -> None:
+        # How long it will run, if it is small enough to be sent ahead.
+        is_small = not encoded.flags and len(encoded.body) <= AHEAD_LIMIT
+        self.expected = expected if is_small else None
         self.number = number
         self.pickled_function = pickled_function
         self._encoded = encoded

@@ -44,7 +44,7 @@ from trioipc.pool._payload import (
     plain_answer,
     untrusted_answer,
 )
-from trioipc.pool._slot import set_cancel, set_limit, snapshot
+from trioipc.pool._slot import recall, set_cancel, set_limit, snapshot
 from trioipc.pool._vitals import read_private_bytes, read_vitals
 from trioipc.pool._wires import Listener, ParentWires, hand_over, listen
 from trioipc.protocol._codec import (
@@ -57,6 +57,7 @@ from trioipc.protocol._codec import (
     PLAIN,
     READY,
     RETURN,
+    SKIPPED,
     TO_WORKER,
     VERSION,
     decode_operations,
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
     from typing import Any, Literal, Protocol
 
     from trioipc.pool._endpoint import Answer, Call, Vitals
+    from trioipc.pool._expectation import Expectation
     from trioipc.pool._store import Store
 
     class Plan(Protocol):
@@ -86,7 +88,7 @@ if TYPE_CHECKING:
         forward_logs: bool
         lifespan: bytes | None
         exit_seconds: float
-        places: int
+        slots: int
         store: Store
         known_operations: tuple[tuple[str, str, bool], ...]
 
@@ -125,11 +127,13 @@ class ProcessEndpoint(Endpoint):
         self._engine = engine
         self._board: Segment | None = None
         # Until there is one, and after its end, nobody else can see what is in the slots.
-        self._lay_out(memoryview(bytearray(board_bytes(engine.places))).cast("Q"))
+        self._lay_out(memoryview(bytearray(board_bytes(engine.slots))).cast("Q"))
         # Functions that the worker has been sent; those that go with their call need not be.
         self._known: set[int] = {INLINE}
         # Of each slot, whether its answer must be plain data.
-        self._plain = [False] * engine.places
+        self._plain = [False] * engine.slots
+        # And what there is to be learnt from how long it took.
+        self._expected: list[Expectation | None] = [None] * engine.slots
         # For `peek`: when we last posted and heard something, and how long that had taken.
         self._posted_at = 0
         self._heard_at = 0
@@ -146,6 +150,9 @@ class ProcessEndpoint(Endpoint):
         # Calls that were posted, and whose answers we have not heard.
         self._unheard = 0
         self._unsent: list[bytes] = []
+        # Frames that wait until all answers of one read are handled.
+        self._holds_back = False
+        self._held_back: list[bytes] = []
         self._wake_writer = trio.Event()
         self._broken: BaseException | None = None
         self._closing = False
@@ -153,9 +160,9 @@ class ProcessEndpoint(Endpoint):
         self._rest = b""
 
     def _lay_out(self, cells: memoryview) -> None:
-        places = self._engine.places
-        self._slots = [cells[i * SLOT : (i + 1) * SLOT] for i in range(places)]
-        self._histogram_cells = cells[places * SLOT :]
+        slots = self._engine.slots
+        self._slots = [cells[i * SLOT : (i + 1) * SLOT] for i in range(slots)]
+        self._histogram_cells = cells[slots * SLOT :]
         # The slot of the last call that was posted, and its state when that is over.
         self._last = self._slots[0], 0
 
@@ -202,7 +209,7 @@ class ProcessEndpoint(Endpoint):
     async def _start(self, nursery: trio.Nursery) -> Exception | None:
         """Start the process until it is ready, dead or late; return what went wrong here."""
         try:
-            self._board = create(board_bytes(self._engine.places))
+            self._board = create(board_bytes(self._engine.slots))
             self._lay_out(self._board.cells())
             with listen() as listener:
                 self._host.begin(self._ticket(listener), nursery)
@@ -226,8 +233,8 @@ class ProcessEndpoint(Endpoint):
             kind=engine.kind,
             name=engine.name,
             modules=engine.modules,
-            slots=engine.places,
-            board_bytes=board_bytes(engine.places),
+            slots=engine.slots,
+            board_bytes=board_bytes(engine.slots),
             timeout=min(engine.start_timeout, _HANDSHAKE_SECONDS),
             scrub_environment=engine.scrub_environment,
             log_levels=levels() if engine.forward_logs else None,
@@ -341,6 +348,7 @@ class ProcessEndpoint(Endpoint):
 
     def _take(self, data: bytes) -> bool:
         """Hear what a read has brought; return whether the stream can still be trusted."""
+        self._holds_back = True  # what all these answers let us send goes out in one write
         try:
             self._rest = split_frames(
                 self._rest + data if self._rest else data, FROM_WORKER, self._handle
@@ -348,6 +356,11 @@ class ProcessEndpoint(Endpoint):
         except Exception as error:  # whatever it is
             self._broken = error
             return False
+        finally:
+            self._holds_back = False
+            if self._held_back:
+                frames, self._held_back = self._held_back, []
+                self._send(b"".join(frames))
         return True
 
     def _drain(self) -> None:
@@ -386,7 +399,11 @@ class ProcessEndpoint(Endpoint):
                 return
             answer = self._receive(kind, flags, slot, body)
         self._heard_at = time.perf_counter_ns()
-        self._was_quick = self._slots[slot][TOOK] < _QUICK_NANOSECONDS
+        took = self._slots[slot][TOOK]
+        self._was_quick = took < _QUICK_NANOSECONDS
+        expected = self._expected[slot]
+        if expected is not None and kind != SKIPPED:
+            expected.learn(took)
         if self._lesson:
             self._lesson -= 1
         self._unheard -= 1
@@ -436,6 +453,7 @@ class ProcessEndpoint(Endpoint):
         cells[SUBMITTED_AT] = since
         self._last = cells, generation << 2 | OVER
         self._plain[slot] = call.plain
+        self._expected[slot] = call.expected
         self._unheard += 1
         self._posted_at = since
         number, flags = call.number, call.flags | PLAIN if call.plain else call.flags
@@ -450,6 +468,9 @@ class ProcessEndpoint(Endpoint):
         self._send(beside.frames() + frame)
 
     def _send(self, frame: bytes) -> None:
+        if self._holds_back:
+            self._held_back.append(frame)
+            return
         if self._unsent:
             self._unsent.append(frame)
             return
@@ -472,7 +493,7 @@ class ProcessEndpoint(Endpoint):
         whether the last call is over, which costs a load where an empty read costs a system call.
         """
         cells, over = self._last
-        if not wait:
+        if not wait or self._unheard > 1:  # what is behind others is not expected at once
             if cells[STATE] == over:
                 self._read_early()
             return
@@ -524,6 +545,17 @@ class ProcessEndpoint(Endpoint):
         set_cancel(self._slots[slot], generation, reason)
         if self._engine.kind == "io":
             self._send(stop_frame(slot, generation))
+
+    def recall(self, slot: int, generation: int, reason: str | None) -> bool:
+        """Take a call back that has not begun; see `Endpoint.recall`."""
+        if self._engine.kind == "io":
+            return super().recall(slot, generation, reason)
+        return recall(self._slots[slot], generation, reason)
+
+    def knows(self, call: Call) -> bool:
+        """Say whether the worker has been sent the function; see `Endpoint.knows`."""
+        assert type(call) is ProcessCall
+        return call.number in self._known
 
     def interrupt(self) -> bool:
         """Signal the worker to look at its slot."""

@@ -100,6 +100,8 @@ class PoolRequest(Generic[T_co]):
     _worker: Worker[PoolRequest[object]] | None = None
     _slot: int = 0
     _generation: int = 0
+    # Whether it was sent behind others, and it was not seen since that none is left before it.
+    _was_ahead: bool = False
     _attempts: int = 0
     _moves: int = 0
     _crashes: tuple[WorkerCrashedError, ...] = ()
@@ -219,6 +221,10 @@ class PoolRequest(Generic[T_co]):
         if self._worker is None or self._state in ("waiting", "loading"):
             return None
         return self._worker.endpoint.look(self._slot, self._generation)
+
+    def _is_behind(self) -> bool:
+        """Say whether its worker has others to run before it, as far as is known here."""
+        return self._was_ahead and self._worker is not None and self._worker.first() is not self
 
     async def result(self) -> T_co:
         """Wait for the end; return what the function returned, or raise what it raised.

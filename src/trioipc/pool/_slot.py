@@ -21,6 +21,7 @@ from trioipc.memory._board import (
     read_text,
     write_text,
 )
+from trioipc.memory._fence import IS_FULL, fence
 from trioipc.pool._endpoint import Snapshot
 
 # A century: what is more than this would not fit into a cell as nanoseconds.
@@ -42,13 +43,24 @@ def set_cancel(cells: memoryview, generation: int, reason: str | None) -> None:
     """Set the cancel word.
 
     No fence here, and no claim that the function has not started: a worker that sees the word
-    before it starts says so in an answer, which costs nothing while calls go out one by one.
+    before it starts says so in an answer.
     """
     if reason is None:
         clear_text(cells, REASON)
     else:
         write_text(cells, REASON, reason)
     cells[CANCEL] = generation
+
+
+def recall(cells: memoryview, generation: int, reason: str | None) -> bool:
+    """Set the cancel word; return whether the function certainly never starts.
+
+    A worker says that it starts, then looks at the word; here the word is set, then it is looked
+    whether the worker has said so. With a fence in between, at least one side sees the other.
+    """
+    set_cancel(cells, generation, reason)
+    fence()
+    return IS_FULL and cells[STATE] >> 2 != generation
 
 
 def snapshot(cells: memoryview, generation: int) -> Snapshot:

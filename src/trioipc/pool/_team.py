@@ -40,6 +40,7 @@ class Team:
       size: The most there may be, without spares.
       room: Callers that wait for room in the queue: what they bring needs a worker, too.
       on_places: Called when the scheduler has more places to give.
+      on_leave: Called with one that is to be given nothing more.
     """
 
     engine: Engine
@@ -47,6 +48,7 @@ class Team:
     size: int
     _room: trio.lowlevel.ParkingLot
     _on_places: Callable[[], None]
+    _on_leave: Callable[[PoolWorker], None]
     # Called when more workers, or others, may be wanted.
     on_demand: Callable[[], None] = attrs.field(default=lambda: None, init=False)
     # How long each may serve.
@@ -66,8 +68,8 @@ class Team:
 
     @property
     def wanting(self) -> int:
-        """How many requests wait for a worker, those that wait for room in the queue included."""
-        return self.scheduler.waiting + len(self._room)
+        """How many requests wait for a worker, or for room in the queue, or were sent ahead."""
+        return self.scheduler.waiting + self.scheduler.ahead + len(self._room)
 
     def ask_for_help(self) -> None:
         """Have another worker do what waits, from the bench or started for it, if there may be."""
@@ -86,7 +88,7 @@ class Team:
             return
         worker.step("ready")
         worker.started = trio.current_time()
-        worker.slots = list(range(self.engine.places))
+        worker.slots = list(range(self.engine.slots))
         limits = self.limits
         memory = worker.endpoint.memory() if limits.max_memory != math.inf else None
         worker.service = limits.begin(worker.started, memory)
@@ -167,6 +169,7 @@ class Team:
         for worker in leaving:
             self._dismiss(worker, "surplus")
         self.fill()
+        self._on_places()
         return leaving
 
     def has_begun(self, worker: PoolWorker) -> bool:
@@ -185,11 +188,13 @@ class Team:
             return
         self._dismiss(worker, reason)
         self.fill()
+        self._on_places()
         self.on_demand()
 
     def _dismiss(self, worker: PoolWorker, reason: str) -> None:
         worker.reason = worker.reason or reason
         worker.step("retire")
+        self._on_leave(worker)
         self.scheduler.remove_worker(worker)
         self.bench.pop(worker, None)
         if not worker.held:

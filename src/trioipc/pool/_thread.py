@@ -78,6 +78,7 @@ class ThreadCall:
     loads: bool = attrs.field(default=False, init=False)
     held: int = attrs.field(default=0, init=False)
     nbytes: int = attrs.field(default=0, init=False)
+    expected: None = attrs.field(default=None, init=False)
 
     async def load(self) -> None:
         """Do nothing."""

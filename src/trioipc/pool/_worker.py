@@ -36,8 +36,12 @@ class Worker(Generic[R]):
 
     endpoint: Endpoint
     state: WorkerState = attrs.field(default="starting", init=False)
-    # {generation: request}
+    # In the order in which it gets them; the first one runs. {generation: request}
     held: dict[int, R] = attrs.field(factory=dict, init=False)
+    # Of those that were taken back before they began, and are yet to be skipped. {generation: slot}
+    recalled: dict[int, int] = attrs.field(factory=dict, init=False)
+    # The generation of what was first when last it was looked whether others can help.
+    seen: int | None = attrs.field(default=None, init=False)
     slots: list[int] = attrs.field(factory=list, init=False)
     answered: int = attrs.field(default=0, init=False)
     started: float | None = attrs.field(default=None, init=False)
@@ -55,9 +59,13 @@ class Worker(Generic[R]):
         """Move along the life cycle."""
         self.state = WORKER[self.state][event]
 
+    def first(self) -> R | None:
+        """Return the request that it runs, or will next."""
+        return next(iter(self.held.values()), None)
+
     def info(self, times: RequestTimes | None = None) -> WorkerInfo:
         """Describe it."""
-        oldest = next(iter(self.held.values()), None)
+        oldest = self.first()
         return WorkerInfo(
             pid=self.endpoint.pid,
             state=self.state,

@@ -28,6 +28,7 @@ from trioipc._errors import (
 )
 from trioipc.memory.state import SharedCancellation
 from trioipc.pool._admission import wait_for_room
+from trioipc.pool._ahead import admits, expect, expect_nothing
 from trioipc.pool._block import block
 from trioipc.pool._dispatch import Dispatcher
 from trioipc.pool._instruments import Instruments
@@ -80,6 +81,8 @@ class WorkerPool:
                 options.max_queue,
                 options.max_arena_bytes,
                 lambda request: request._call.held,
+                expect if engine.slots > engine.places else expect_nothing,
+                admits,
             ),
             Sampler(options.progress_interval),
             options.size,

@@ -36,6 +36,7 @@ from trioipc.memory._board import (
     dropped_at,
     histogram_base,
 )
+from trioipc.memory._fence import fence
 from trioipc.memory._segment import adopt
 from trioipc.protocol._codec import (
     BESIDE,
@@ -110,6 +111,9 @@ class Server:
         # What travels beside frames, from the first time on that something does.
         self._beside: Beside | None = None
         self._making = threading.Lock()
+        # Whether a function was interrupted: what that has left half-done is not for those that
+        # were sent ahead, and the next ones go elsewhere.
+        self._is_spent = False
         # Whether a function has forked, and this is the child.
         self._is_fork = False
         # What the lifespan has given.
@@ -222,6 +226,7 @@ class Server:
         if flags & PLAIN:
             self._plain.add(generation)
         started = time.perf_counter_ns()
+        self._is_spent = self._is_spent or self._executor.interrupted
         self._executor.interrupted = False
         cells[DONE] = 0
         cells[TOTAL] = DEFAULT_TOTAL
@@ -229,7 +234,8 @@ class Server:
         cells[PHASE] = 0
         cells[STARTED_AT] = started
         cells[STATE] = generation << 2 | RUNNING
-        if cells[CANCEL] == generation:
+        fence()  # who recalls a call trusts that either we see the word, or they see the state
+        if cells[CANCEL] == generation or self._is_spent:
             if flags & BESIDE:  # it must be taken in to be given back
                 with contextlib.suppress(OSError):
                     self._traffic().take_in(body, flags)
