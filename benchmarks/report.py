@@ -12,6 +12,7 @@ import attrs
 import trio
 
 from benchmarks import (
+    ahead,
     compression,
     dispatch,
     large,
@@ -47,6 +48,7 @@ def main() -> None:
         requests.progress_figures,
         requests.cancel_figures,
         requests.scaling_figures,
+        ahead.figures,
     ):
         figures += trio.run(measure, options.rounds)
     with tempfile.TemporaryDirectory() as folder:

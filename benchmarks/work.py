@@ -18,6 +18,13 @@ def pure_python(turns: int) -> int:
     return total
 
 
+def busy(seconds: float) -> None:
+    """Keep a core busy."""
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
+
+
 def sleep_with_checks(seconds: float, interval: float) -> None:
     """Sleep, and look every ``interval`` whether it is cancelled."""
     from trioipc import current_request
