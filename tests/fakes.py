@@ -1,82 +1,54 @@
 """An engine without processes or threads, for tests in virtual time.
 
-`test_endpoint` holds it to the same contract as the real ones. Its workers run coroutine functions
-as tasks, and plain functions at once; `Die` is how a function ends its worker.
+The simulated one of `trioipc.testing`, with more to turn: calls that must be loaded, or get lost,
+and workers that say of themselves what the test wants. Nothing is pickled, so that functions may be
+any; `Die` is how one ends its worker.
 """
 
 from __future__ import annotations
 
 import inspect
-import math
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import trio
-from outcome import Error, Value
+from outcome import Value
 
-from trioipc import RequestInterrupt, WorkerStartError
-from trioipc.memory._board import (
-    CANCEL,
-    DEFAULT_TOTAL,
-    DONE,
-    OVER,
-    PHASE,
-    RUN,
-    RUNNING,
-    SLOT,
-    STATE,
-    TICK,
-    TIMES,
-    TOTAL,
-    count,
-    histogram_base,
+from trioipc import WorkerStartError
+from trioipc.protocol._codec import Encoded
+from trioipc.testing import Hang
+from trioipc.testing._engine import (
+    Die,
+    SimulatedAnswer,
+    SimulatedCall,
+    SimulatedEndpoint,
+    SimulatedEngine,
 )
-from trioipc.pool._endpoint import Death, Endpoint, Engine, Snapshot, Vitals
-from trioipc.pool._payload import exit_error
-from trioipc.pool._slot import set_cancel, set_limit, snapshot
-from trioipc.worker.request import CurrentRequest, set_context_request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from outcome import Outcome
+    from trioipc.pool._endpoint import Call, Endpoint, Vitals
+    from trioipc.testing._faults import Part
 
-    from trioipc.pool._endpoint import Answer, Call
-
-
-class Die(BaseException):
-    """Raised by a function, ends the worker with this exit code."""
-
-    def __init__(self, code: int) -> None:
-        super().__init__(code)
-        self.code = code
+__all__ = ["Die", "FakeEngine", "start_error", "stubborn"]
 
 
 async def stubborn() -> None:
     """Swallow every interrupt, so that only a kill ends it."""
-    await trio.sleep_forever()
+    raise AssertionError("somebody else plays its part")
 
 
 @attrs.define(eq=False)
-class FakeCall:
+class FakeCall(SimulatedCall):
     """A call as it is."""
 
-    function: Callable[..., Any]
-    arguments: tuple[Any, ...]
+    arguments: tuple[Any, ...] = ()
     loading: float | BaseException | None = None
     """Seconds that `load` takes, or what it raises."""
-    loads: bool = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.loads = self.loading is not None
-
-    held: int = attrs.field(default=0, init=False)
-    operation: int = 0
-    nbytes: int = attrs.field(default=0, init=False)
-    expected: None = attrs.field(default=None, init=False)
-
-    async def feed(self) -> None:
-        """Do nothing."""
 
     async def load(self) -> None:
         """Take as long as it was told."""
@@ -84,37 +56,17 @@ class FakeCall:
             raise self.loading
         await trio.sleep(self.loading or 0)
 
-    def drop(self) -> None:
-        """Do nothing."""
-
-
-@attrs.define(eq=False)
-class FakeAnswer:
-    """How a function ended."""
-
-    kind: str
-    value: Any = None
-    interrupted: bool = False
-    lands: bool = attrs.field(default=False, init=False)
-
-    async def land(self) -> None:
-        """Do nothing."""
-
-    def unpack(self) -> Outcome[Any]:
+    def unpack(self) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
         """Return it."""
-        return Value(self.value) if self.kind == "value" else Error(self.value)
-
-    def drop(self) -> None:
-        """Let go of it."""
-        self.value = None
+        return self.function, self.arguments, {}
 
 
-@attrs.define(eq=False)
-class FakeEngine(Engine):
+@attrs.define(eq=False, kw_only=True)
+class FakeEngine(SimulatedEngine):
     """Makes fake workers, and remembers them."""
 
     places: int = 1
-    starts: Iterable[float | BaseException] = ()
+    starts: Any = ()
     """For each worker in turn, how long it takes to start or what it fails with; then at once."""
     loading: float | BaseException | None = None
     twins: dict[Callable[..., Any], Callable[..., Any]] = attrs.field(factory=dict)
@@ -123,9 +75,11 @@ class FakeEngine(Engine):
     deaf: bool = False
     """Whether calls get lost on their way to the workers made from now on."""
     endpoints: list[FakeEndpoint] = attrs.field(factory=list, init=False)
+    _waiting_starts: Iterable[float | BaseException] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._starts = iter(self.starts)
+        self._waiting_starts = iter(self.starts)
+        self.stand_ins = {**self.twins, stubborn: Hang()}
 
     def prepare(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Call:
         """Make a call."""
@@ -134,37 +88,31 @@ class FakeEngine(Engine):
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             raise TypeError("a generator")
         number = self.ledger.number(function, arguments)
-        return FakeCall(self.twins.get(function, function), arguments, self.loading, number)
+        return FakeCall(function, number, Encoded(b""), arguments=arguments, loading=self.loading)
+
+    def answer(self, value: Any) -> SimulatedAnswer:
+        """Return it as it is."""
+        return SimulatedAnswer("value", Value(value))
 
     def endpoint(self) -> Endpoint:
         """Make a worker."""
-        endpoint = FakeEndpoint(self.places, next(self._starts, 0.0), len(self.endpoints) + 1)
+        start = next(iter(self._waiting_starts), 0.0)
+        endpoint = FakeEndpoint(self, start, len(self.endpoints) + 1)
         endpoint.deaf = self.deaf
         self.endpoints.append(endpoint)
         return endpoint
 
 
-class FakeEndpoint(Endpoint):
+class FakeEndpoint(SimulatedEndpoint):
     """One fake worker."""
 
-    def __init__(self, places: int, start: float | BaseException, pid: int) -> None:
-        self.pid = pid
+    def __init__(self, engine: FakeEngine, start: float | BaseException, pid: int) -> None:
+        super().__init__(engine, start, pid)
         self.log: list[tuple[float, str]] = []
         self.deaf = False
         self.vital: Vitals | None = None
         self.bytes: int | None = 1000
         self.stack: Callable[[], str | None] = lambda: None
-        self._start = start
-        cells = memoryview(bytearray((places * SLOT + TIMES) * 8)).cast("Q")
-        self._histograms = cells[places * SLOT :]
-        self._slots = [cells[i * SLOT : (i + 1) * SLOT] for i in range(places)]
-        self._started_at = [0.0] * places
-        self._sender, self._calls = trio.open_memory_channel[tuple[FakeCall, int, int, int]](
-            math.inf
-        )
-        self._life = trio.CancelScope()
-        self._scopes: dict[int, trio.CancelScope] = {}  # {slot: what runs there}
-        self._death = Death(0)
 
     def dump_stack(self) -> Callable[[], str | None]:
         """Say what the test has said."""
@@ -174,137 +122,38 @@ class FakeEndpoint(Endpoint):
         """Say what the test has said."""
         return self.bytes
 
-    def vitals(self) -> Vitals | None:
+    def vitals(self) -> Vitals | None:  # type: ignore[override]
         """Say what the test has said."""
         return self.vital
 
-    async def live(
-        self,
-        ready: Callable[[], None],
-        hear: Callable[[int, Answer], None],
-        lost: Callable[[Death], None] | None = None,
-    ) -> Death:
-        """Run calls until closed, killed, or a function raises `Die`."""
-        with trio.CancelScope(shield=True), self._life:
-            if isinstance(self._start, BaseException):
-                return Death(error=self._start)
-            await trio.sleep(self._start)
-            ready()
-            async with trio.open_nursery() as nursery:
-                async for call, slot, generation, serial in self._calls:
-                    nursery.start_soon(self._run, call, slot, generation, serial, hear)
-        return self._death
+    async def _run(self, hear: Any, call: SimulatedCall, part: Part | None, *place: int) -> None:
+        self._note(f"run {call.function.__name__}")
+        await super()._run(hear, call, part, *place)
 
-    async def _run(
-        self,
-        call: FakeCall,
-        slot: int,
-        generation: int,
-        serial: int,
-        hear: Callable[[int, Answer], None],
-    ) -> None:
-        cells = self._slots[slot]
-        cells[DONE], cells[TOTAL], cells[TICK], cells[PHASE] = 0, DEFAULT_TOTAL, 0, 0
-        self._started_at[slot] = began = trio.current_time()
-        cells[STATE] = generation << 2 | RUNNING
-        self.log.append((began, f"run {call.function.__name__}"))
-        if cells[CANCEL] == generation:
-            answer = FakeAnswer("skipped")
-        else:
-            request = CurrentRequest(cells, generation, f"fake-{serial}")
-            set_context_request(request)
-            answer = await self._perform(call, slot)
-            request._end()
-        if self._life.cancel_called:
-            return
-        count(
-            self._histograms,
-            histogram_base(0, call.operation, RUN),
-            int((trio.current_time() - began) * 1e9),
-        )
-        cells[STATE] = generation << 2 | OVER
-        hear(generation, answer)
-
-    async def _perform(self, call: FakeCall, slot: int) -> FakeAnswer:
-        with trio.CancelScope() as scope:
-            if call.function is not stubborn:
-                self._scopes[slot] = scope
-            try:
-                value = call.function(*call.arguments)
-                if inspect.isawaitable(value):
-                    value = await value
-                return FakeAnswer("value", value)
-            except trio.Cancelled:
-                raise
-            except RequestInterrupt:
-                return FakeAnswer("stopped")
-            except Die as death:
-                self._death = Death(death.code)
-                self._life.cancel()
-                return FakeAnswer("stopped")
-            except Exception as error:
-                return FakeAnswer("error", error)
-            except BaseException as error:
-                code = error.code if isinstance(error, SystemExit) else None
-                return FakeAnswer("exit", exit_error(type(error).__qualname__, code, ""))
-        return FakeAnswer("stopped", interrupted=True)
-
-    def post(
-        self,
-        call: Call,
-        slot: int,
-        generation: int,
-        serial: int,
-        limit: float,
-        since: int,
-        left: float = math.inf,
-    ) -> None:
-        """Have a call run."""
-        assert isinstance(call, FakeCall)
-        set_limit(self._slots[slot], limit, left)
+    def post(self, call: Call, *arguments: Any) -> None:
+        """Have a call run, if it hears of it."""
         if not self.deaf:
-            self._sender.send_nowait((call, slot, generation, serial))
+            super().post(call, *arguments)
 
     def cancel(self, slot: int, generation: int, reason: str | None) -> None:
         """Set the cancel word."""
         self._note("cancel")
-        set_cancel(self._slots[slot], generation, reason)
+        super().cancel(slot, generation, reason)
 
     def interrupt(self) -> bool:
         """Cancel what runs, wherever its cancel word is set."""
         self._note("interrupt")
-        for slot, scope in [*self._scopes.items()]:
-            if self._slots[slot][CANCEL] == self._slots[slot][STATE] >> 2:
-                scope.cancel()
-        return True
+        return super().interrupt()
 
     def kill(self) -> bool:
         """End the worker."""
         self._note("kill")
-        self._death = Death(-9)
-        self._life.cancel()
-        return True
-
-    def die(self, code: int) -> None:
-        """End the worker as if it had done so itself."""
-        self._death = Death(code)
-        self._life.cancel()
+        return super().kill()
 
     def close(self) -> None:
         """Take no more calls."""
         self._note("close")
-        self._sender.close()
-
-    def look(self, slot: int, generation: int) -> Snapshot:
-        """Read a slot, in virtual time."""
-        seen = snapshot(self._slots[slot], generation)
-        if not seen.started:
-            return seen
-        return attrs.evolve(seen, seconds=trio.current_time() - self._started_at[slot])
-
-    def histograms(self) -> memoryview:
-        """Return the time counts."""
-        return self._histograms
+        super().close()
 
     def _note(self, what: str) -> None:
         self.log.append((trio.current_time(), what))

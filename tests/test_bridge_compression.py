@@ -16,7 +16,7 @@ import pytest
 import trio
 import trio.testing
 
-from helpers import cancel_at_each_step, wait_until
+from helpers import wait_until
 from test_bridge import sparse_file
 from trioipc._errors import (
     DataError,
@@ -33,6 +33,7 @@ from trioipc.bridge.bridge import open_worker_bridge
 from trioipc.bridge.compression import CompressionBridge
 from trioipc.builtin import _files
 from trioipc.memory.state import SharedCancellation
+from trioipc.testing import cancel_at_each_step
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,7 +12,6 @@ import attrs
 import pytest
 import trio
 
-from helpers import cancel_at_each_step
 from test_bridge import sparse_file
 from trioipc._errors import ChunkError, DataError
 from trioipc.bridge import file as bridge_module
@@ -21,6 +20,7 @@ from trioipc.bridge.bridge import open_worker_bridge
 from trioipc.bridge.file import ChunkedFile, ChunkMetadata, FileBridge, FileMetadata, FileType
 from trioipc.builtin._detect import HEAD
 from trioipc.memory.state import SharedCancellation
+from trioipc.testing import cancel_at_each_step
 from watched import Direct
 
 DATA = random.Random(3).randbytes(950)

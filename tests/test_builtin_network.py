@@ -16,7 +16,6 @@ import pytest
 import trio
 import trustme
 
-from helpers import cancel_at_each_step
 from rude import (
     BOMB,
     Names,
@@ -37,6 +36,7 @@ from trioipc._errors import MissingExtraError
 from trioipc.builtin import _addresses, _http, network
 from trioipc.builtin._addresses import is_private
 from trioipc.builtin._probe import Bandwidth, ConnectivityResult, Failure, bandwidth_of
+from trioipc.testing import cancel_at_each_step
 from trioipc.worker.request import CurrentRequest, set_context_request
 from watched import WatchedCells
 

@@ -13,7 +13,8 @@ import trio.testing
 
 import jobs
 import trioipc
-from helpers import cancel_at_each_step, is_alive
+from helpers import is_alive
+from trioipc.testing import cancel_at_each_step
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -16,7 +16,7 @@ import trio.testing
 import context_jobs
 import jobs
 from fakes import Die, FakeEngine, start_error, stubborn
-from helpers import cancel_at_each_step, wait_for_file
+from helpers import wait_for_file
 from trioipc import (
     Instrument,
     PayloadError,
@@ -33,6 +33,7 @@ from trioipc import (
 )
 from trioipc.pool._opening import open_on
 from trioipc.pool._options import Options
+from trioipc.testing import cancel_at_each_step
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from helpers import cancel_at_each_step, wait_for_file, wait_until
+from helpers import wait_for_file, wait_until
 from trioipc import (
     IPCMessage,
     IPCProtocol,
@@ -26,6 +26,7 @@ from trioipc import (
     WorkerStartError,
     open_worker,
 )
+from trioipc.testing import cancel_at_each_step
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

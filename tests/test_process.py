@@ -18,7 +18,7 @@ import trio.testing
 
 import jobs
 from conftest import children, open_descriptors
-from helpers import cancel_at_each_step, is_alive, wait_for_file, wait_until
+from helpers import is_alive, wait_for_file, wait_until
 from trioipc import (
     PayloadError,
     PoisonedRequestError,
@@ -29,6 +29,7 @@ from trioipc import (
     open_worker_pool,
 )
 from trioipc.protocol._codec import BESIDE, FROM_WORKER, NONE, READY, VALUE
+from trioipc.testing import cancel_at_each_step
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 import jobs
 from conftest import children, open_descriptors
-from helpers import cancel_at_each_step, wait_until
+from helpers import wait_until
 from rude import answer, serve
 from trioipc import (
     FallbackWarning,
@@ -39,6 +39,7 @@ from trioipc import (
     open_worker_pool,
 )
 from trioipc.bridge._parallel import BLOCK
+from trioipc.testing import cancel_at_each_step
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -62,32 +63,8 @@ LARGE = bytes(2 * BLOCK + 1)  # three pieces of work when compressed in parallel
 # ---- the sweeps
 
 
-@attrs.define(eq=False)
-class _CancelAtTurn(trio.abc.Instrument):
-    scope: trio.CancelScope
-    turns_left: int
-
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        if self.turns_left == 0:
-            self.scope.cancel()
-        self.turns_left -= 1
-
-
-async def cancel_at_each_turn(operation: Check, check: Check, *, stride: int = 1) -> int:
-    """Do as `cancel_at_each_step`, but count the steps of all tasks: the call may be waiting."""
-    for turn in range(0, 2000, stride):
-        with trio.CancelScope() as scope:
-            saboteur = _CancelAtTurn(scope, turn)
-            trio.lowlevel.add_instrument(saboteur)
-            try:
-                await operation()
-            finally:
-                trio.lowlevel.remove_instrument(saboteur)
-        await check()
-        if not scope.cancel_called:
-            return turn
-    raise AssertionError("still running after 2000 turns")
-
+# The call may be waiting when it is cancelled.
+cancel_at_each_turn = functools.partial(cancel_at_each_step, all_tasks=True)
 
 both_sweeps = pytest.mark.parametrize(
     "sweep", [cancel_at_each_step, cancel_at_each_turn], ids=["step", "turn"]

@@ -38,7 +38,6 @@ from trioipc.pool._progress import Sampler
 from trioipc.pool._recycling import Limits
 from trioipc.pool._request import PoolRequest, Terms
 from trioipc.pool._scheduler import Scheduler
-from trioipc.pool._statistics import PoolStatistics, WorkerInfo
 from trioipc.pool._supervisor import Supervisor
 from trioipc.pool._survey import survey
 from trioipc.pool._waiting import call_back, wait_out, wait_out_children
@@ -50,6 +49,7 @@ if TYPE_CHECKING:
 
     from trioipc.pool._endpoint import Call, Engine
     from trioipc.pool._progress import Progress
+    from trioipc.pool._statistics import PoolStatistics, WorkerInfo
     from trioipc.protocol._messages import Priority
 
     Callback: TypeAlias = Callable[[Progress], object | Awaitable[object]]
@@ -538,25 +538,7 @@ class WorkerPool:
 
     def statistics(self) -> PoolStatistics:
         """Return what the pool has done and does."""
-        dispatcher, team = self._dispatcher, self._dispatcher.team
-        operations, times, workers = survey(dispatcher)
-        return PoolStatistics(
-            pool_size=team.size,
-            busy_workers=sum(bool(worker.held) for worker in team.workers),
-            queued_tasks=dispatcher.waiting,
-            total_tasks_processed=dispatcher.ended,
-            total_errors=dispatcher.errors,
-            total_cancelled=dispatcher.cancelled,
-            restarts=dict(team.restarts),
-            queue_time=times.queue_time,
-            run_time=times.run_time,
-            total_time=times.total_time,
-            workers=workers,
-            arena=dispatcher.engine.memory(),
-            cancel_time=dispatcher.ladders.histograms(),
-            circuit=self._supervisor.circuit(),
-            operations=operations,
-        )
+        return survey(self._dispatcher, self._supervisor.circuit())
 
     @property
     def workers(self) -> tuple[WorkerInfo, ...]:
