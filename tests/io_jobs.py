@@ -17,6 +17,13 @@ async def sleep_then(seconds: float, value: object) -> object:
     return value
 
 
+async def wait_for(path: str, value: object) -> object:
+    """Wait until there is a file, then return ``value``."""
+    while not os.path.exists(path):
+        await trio.sleep(0.005)
+    return value
+
+
 async def name_twice() -> tuple[str | None, str | None]:
     """Return the name of the request, before and after others had their turn."""
     before = current_request().id

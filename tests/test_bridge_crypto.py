@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,8 +17,6 @@ from trioipc.bridge.bridge import open_worker_bridge
 from trioipc.bridge.crypto import CryptoBridge
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from watched import Direct
 
 KEY = bytes(range(32))
@@ -154,3 +156,128 @@ async def test_a_wrong_format_or_nonce_is_refused_here(
     with pytest.raises(DataError, match="only 71 bytes"):
         await crypto.decrypt_file(bytes(71), KEY, b"", format="chunked")
     assert direct.calls == []
+
+
+# ---- what is left of a secret
+
+# Not in this process, nor in development mode: that overwrites whatever memory is freed.
+PROGRAM = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+
+if __name__ == "__main__":
+    import os, signal, trio, trioipc
+    from cryptography.exceptions import InvalidTag
+    from search_memory import count, keep, new_secret
+
+    async def encrypt(bridge, secret):
+        await bridge.crypto.encrypt_file(bytes(1 << 20), secret)
+
+    async def encrypt_little(bridge, secret):
+        await bridge.crypto.encrypt_file(b"", secret, format="chunked")
+
+    async def decrypt_other(bridge, secret):
+        try:
+            await bridge.crypto.decrypt_file(bytes(1 << 20), secret, bytes(12))
+        except InvalidTag:
+            pass
+
+    async def derive(bridge, secret, algorithm="argon2id", **cost):
+        await bridge.crypto.derive_key(secret, bytes(16), algorithm=algorithm, **cost)
+
+    async def derive_with_scrypt(bridge, secret):
+        await derive(bridge, secret, "scrypt", n=1024)
+
+    async def derive_for_nobody(bridge, secret):
+        with trio.move_on_after(0.05):
+            await derive(bridge, secret, "pbkdf2-sha256", iterations=1 << 24)
+
+    async def derive_and_die(bridge, secret):
+        async def kill():
+            while bridge.pool.workers[0].state != "busy":
+                await trio.sleep(0.001)
+            os.kill(bridge.pool.workers[0].pid, signal.SIGKILL)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(kill)
+            try:
+                await derive(bridge, secret, "pbkdf2-sha256", iterations=1 << 24)
+            except trioipc.WorkerCrashedError:
+                pass
+
+    async def give_away(bridge, secret):
+        await bridge.pool.run(keep, bytes(secret))
+
+    async def allocate(bridge, secret):
+        held = bridge.pool.allocate(len(secret))
+        held[:] = secret
+        await bridge.pool.run(len, held)
+        globals()["held"] = held
+
+    async def main(call, size):
+        async with trioipc.open_worker_bridge(1, grace=0.1, max_retries=0) as bridge:
+            await bridge.crypto.hash_file(bytes(10_000))
+            secret, masked = new_secret(size)
+            await call(bridge, secret)
+            secret[:] = bytes(size)
+            await bridge.pool.warm()
+            await bridge.crypto.hash_file(b"")
+            with trio.move_on_after(5):  # what a dead worker had is wiped when there is time
+                while count(os.getpid(), masked)[1] and call is not allocate:
+                    await trio.sleep(0.01)
+            in_worker, shared_in_worker = count(bridge.pool.workers[0].pid, masked)
+            here, shared_here = count(os.getpid(), masked)
+            print(in_worker, shared_in_worker, here - 1, shared_here)  # without what it looks for
+
+    trio.run(main, globals()[sys.argv[1]], int(sys.argv[2]))
+"""
+
+
+def left_of_a_secret(call: str, size: int) -> list[int]:
+    """Return how often it is in the worker, its shared memory, the parent and its shared memory."""
+    environment = {
+        k: v for k, v in os.environ.items() if not k.startswith(("PYTHONDEV", "PYTHONM"))
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, call, str(size)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment,
+    )
+    assert done.stderr == ""
+    return [int(number) for number in done.stdout.split()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("call", "size"),
+    [
+        ("encrypt", 32),
+        ("encrypt_little", 32),
+        ("decrypt_other", 32),
+        ("derive_with_scrypt", 40),
+        ("derive_with_scrypt", 100_000),
+        ("derive_for_nobody", 40),
+        ("derive_and_die", 40),
+    ],
+)
+def test_nothing_is_left_of_a_secret(call: str, size: int) -> None:
+    """However the call ends, its key or password is nowhere in the worker, nor here."""
+    assert left_of_a_secret(call, size) == [0, 0, 0, 0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [40, 100_000])
+def test_what_openssl_keeps_is_not_shared(size: int) -> None:
+    """Its Argon2id leaves copies of a password in the memory that it has freed."""
+    assert left_of_a_secret("derive", size)[1:] == [0, 0, 0]
+
+
+@pytest.mark.slow
+def test_what_is_left_would_be_found() -> None:
+    """What a function holds in the worker, and what is still in shared memory."""
+    in_worker, *_ = left_of_a_secret("give_away", 32)
+    assert in_worker > 0
+    _, shared_in_worker, _, shared_here = left_of_a_secret("allocate", 100_000)
+    assert shared_in_worker == shared_here == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import os
 import pickle
 import random
@@ -245,6 +246,25 @@ def test_what_follows_is_refused(algorithm: str, junk: bytes, data: bytes) -> No
     """One byte too many is enough, also a zero."""
     with pytest.raises(TrailingDataError, match=f"the {algorithm} data has ended"):
         unpack(THEIRS[algorithm](data) + junk, algorithm)
+
+
+# Those of brotli 1.2.0, MIT, that have up to 12 kB, and a text; with the sums of what they hold.
+BROTLI = Path(__file__).parent / "data" / "brotli"
+SUMS = {
+    name: hexed for hexed, name in map(str.split, (BROTLI / "SHA256SUMS").read_text().splitlines())
+}
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in BROTLI.glob("*.compressed*")))
+def test_the_data_of_brotli(name: str) -> None:
+    """What its own tests decompress, we do; cut short or longer, we refuse it."""
+    packed = (BROTLI / name).read_bytes()
+    data = unpack(packed, "brotli")
+    assert hashlib.sha256(data).hexdigest() == SUMS[name.partition(".compressed")[0]]
+    with pytest.raises(TruncatedDataError):
+        unpack(packed[:-1], "brotli")
+    with pytest.raises(TrailingDataError):
+        unpack(packed + b"\0", "brotli")
 
 
 @pytest.mark.parametrize("algorithm", ["deflate", "brotli"])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
+import trio.testing
 
 import io_jobs
 import jobs
@@ -212,6 +214,48 @@ async def test_a_death_costs_all_that_had_begun(pool: WorkerPool) -> None:
         with pytest.raises(WorkerCrashedError):
             await pool.run(io_jobs.end_the_process, 7)
     assert sorted(outcomes, key=str) == [7, "value"]
+
+
+@pytest.mark.parametrize("idempotent", [False, True])
+async def test_a_stopped_worker_is_replaced(idempotent: bool, tmp_path: Path) -> None:
+    """What had begun is a crash, or done again; what had not moves on; none is lost."""
+    go = tmp_path / "go"
+    ends: dict[int, object] = {}
+    errors: list[WorkerCrashedError] = []
+
+    async def ask(number: int) -> None:
+        try:
+            call = pool.run(io_jobs.wait_for, str(go), number, idempotent=idempotent)
+            ends[number] = await call
+        except WorkerCrashedError as error:
+            ends[number] = "crashed"
+            errors.append(error)
+
+    async with open_worker_pool(1, kind="io") as pool:
+        await pool.run(io_jobs.sleep_then, 0, None)
+        (first,) = pool.workers
+        with trio.fail_after(30):
+            async with trio.open_nursery() as nursery:
+                for number in range(10):
+                    nursery.start_soon(ask, number)
+                await trio.testing.wait_all_tasks_blocked()
+                # What is asked for last begins last.
+                async with pool.open_request(
+                    io_jobs.wait_for, str(go), None, idempotent=True
+                ) as last:
+                    await last.wait_started()
+                    os.kill(first.pid or 0, signal.SIGSTOP)
+                    for number in range(10, 15):
+                        nursery.start_soon(ask, number)
+                    await wait_until(lambda: pool.statistics().restarts == {"stopped": 1})
+                    go.touch()
+                    assert await last.result() is None
+        assert pool.workers[0].pid != first.pid
+    begun = {number: number if idempotent else "crashed" for number in range(10)}
+    assert ends == {**begun, **{number: number for number in range(10, 15)}}
+    for error in errors:
+        assert error.pid == first.pid
+        assert "was stopped, and was killed" in str(error)
 
 
 async def test_big_payloads_many_at_once(pool: WorkerPool) -> None:

@@ -109,12 +109,12 @@ def view_of(value: object, name: str) -> memoryview:
     return view.cast("B") if view.nbytes else memoryview(b"")
 
 
-def bytes_of(value: object, name: str, size: int) -> bytes:
-    """Return bytes-like ``value`` as ``bytes``, which must be ``size`` bytes long."""
+def view_of_size(value: object, name: str, size: int) -> memoryview:
+    """Return bytes-like ``value``, which must be ``size`` bytes long, as a view; see `view_of`."""
     view = view_of(value, name)
     if len(view) != size:
         raise ValueError(f"{name} must be {size} bytes long, not {len(view)}")
-    return bytes(view)
+    return view
 
 
 def _absolute(path: object, name: str) -> str:

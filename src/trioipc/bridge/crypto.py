@@ -10,7 +10,6 @@ import attrs
 from trioipc.bridge._arguments import (
     Source,
     WrittenFile,
-    bytes_of,
     destination_of,
     result_of,
     sent,
@@ -18,6 +17,7 @@ from trioipc.bridge._arguments import (
     source_of,
     spare_removed,
     view_of,
+    view_of_size,
 )
 from trioipc.builtin import crypto as builtin
 from trioipc.builtin._ciphers import (
@@ -29,6 +29,7 @@ from trioipc.builtin._ciphers import (
     refuse_too_short,
 )
 from trioipc.builtin._kdf import KEY_SIZES, MAX_INPUT_SIZE, MIN_SALT_SIZE, Algorithm, cost_of
+from trioipc.memory._secret import revealed
 from trioipc.pool._options import one_of
 
 if TYPE_CHECKING:
@@ -161,16 +162,16 @@ class CryptoBridge:
         Source: NIST SP 800-38D, section 8 (unique nonces); c2sp.org/chunked-encryption.
         """
         one_of("format", format, get_args(Format))
-        checked_key = bytes_of(key, "key", KEY_SIZE)
+        checked_key = view_of_size(key, "key", KEY_SIZE)
         checked_nonce = _new_nonce(nonce, format)
         checked_source = source_of(source)
         refuse_too_long(format, size_of(checked_source) or 0)
         target = destination_of(destination, checked_source)
-        with spare_removed(target) as (path, spare):
+        with spare_removed(target) as (path, spare), revealed(checked_key) as copied_key:
             result = await self._run(
                 builtin.encrypt_file,
                 sent(checked_source),
-                checked_key,
+                copied_key,
                 checked_nonce,
                 _associated(associated_data),
                 format,
@@ -272,16 +273,16 @@ class CryptoBridge:
         Source: NIST SP 800-38D, section 7.2; c2sp.org/chunked-encryption.
         """
         one_of("format", format, get_args(Format))
-        checked_key = bytes_of(key, "key", KEY_SIZE)
+        checked_key = view_of_size(key, "key", KEY_SIZE)
         checked_nonce = _known_nonce(nonce, format)
         checked_source = source_of(source)
         _refuse_ciphertext_size(checked_source, format)
         target = destination_of(destination, checked_source)
-        with spare_removed(target) as (path, spare):
+        with spare_removed(target) as (path, spare), revealed(checked_key) as copied_key:
             result = await self._run(
                 builtin.decrypt_file,
                 sent(checked_source),
-                checked_key,
+                copied_key,
                 checked_nonce,
                 _associated(associated_data),
                 format,
@@ -389,21 +390,23 @@ class CryptoBridge:
         (PBKDF2); NIST SP 800-132, 5.1 (the salt).
         """
         checked_password = _password_of(password)
-        checked_salt = _within_size(salt, "salt", MIN_SALT_SIZE)
+        checked_salt = bytes(_within_size(salt, "salt", MIN_SALT_SIZE))
         cost_of(algorithm, cost)
-        return await self._run(
-            builtin.derive_key,
-            checked_password,
-            checked_salt,
-            _key_size(length),
-            algorithm,
-            cost,
-            on_progress=on_progress,
-            timeout=timeout,
-            queue_timeout=queue_timeout,
-            cancellation=cancellation,
-            priority=priority,
-        )
+        checked_length = _key_size(length)
+        with revealed(checked_password) as copied_password:
+            return await self._run(
+                builtin.derive_key,
+                copied_password,
+                checked_salt,
+                checked_length,
+                algorithm,
+                cost,
+                on_progress=on_progress,
+                timeout=timeout,
+                queue_timeout=queue_timeout,
+                cancellation=cancellation,
+                priority=priority,
+            )
 
 
 def _new_nonce(nonce: Buffer | None, format: Format) -> bytes:
@@ -413,12 +416,12 @@ def _new_nonce(nonce: Buffer | None, format: Format) -> bytes:
         return b""
     if nonce is None:
         return secrets.token_bytes(NONCE_SIZE)
-    return bytes_of(nonce, "nonce", NONCE_SIZE)
+    return bytes(view_of_size(nonce, "nonce", NONCE_SIZE))
 
 
 def _known_nonce(nonce: Buffer | None, format: Format) -> bytes:
     if format == "gcm":
-        return bytes_of(nonce, "nonce", NONCE_SIZE)
+        return bytes(view_of_size(nonce, "nonce", NONCE_SIZE))
     if nonce is not None and len(view_of(nonce, "nonce")):
         raise ValueError("nonce must be empty or None for format 'chunked', which needs none")
     return b""
@@ -436,7 +439,7 @@ def _refuse_ciphertext_size(source: memoryview | str, format: Format) -> None:
         refuse_too_short(format, len(source))
 
 
-def _password_of(password: str | Buffer) -> bytes:
+def _password_of(password: str | Buffer) -> memoryview:
     if not isinstance(password, str):
         return _within_size(password, "password", 0)
     try:
@@ -447,11 +450,11 @@ def _password_of(password: str | Buffer) -> bytes:
     return _within_size(encoded, "password", 0)
 
 
-def _within_size(value: object, name: str, least: int) -> bytes:
+def _within_size(value: object, name: str, least: int) -> memoryview:
     view = view_of(value, name)
     if not least <= len(view) <= MAX_INPUT_SIZE:
         raise ValueError(f"{name} must be {least} to {MAX_INPUT_SIZE} bytes long, not {len(view)}")
-    return bytes(view)
+    return view
 
 
 def _key_size(length: object) -> int:

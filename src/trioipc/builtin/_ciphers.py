@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers import AEADCipherContext, AEADDecryptionContext
 
     from trioipc.builtin._files import Output
+    from trioipc.protocol._codec import Buffer
 
 Format = Literal["gcm", "chunked"]
 
@@ -69,7 +70,7 @@ if TYPE_CHECKING:
 
 
 def cipher_of(
-    format: str, key: bytes, nonce: bytes, associated_data: memoryview | None
+    format: str, key: Buffer, nonce: bytes, associated_data: memoryview | None
 ) -> FileCipher:
     """Return the cipher of a format."""
     if format == "chunked":
@@ -113,7 +114,7 @@ def _append(output: Output, tail: bytes) -> None:
 class Gcm:
     """AES-256-GCM; the tag ends the ciphertext."""
 
-    def __init__(self, key: bytes, nonce: bytes, associated_data: memoryview | None) -> None:
+    def __init__(self, key: Buffer, nonce: bytes, associated_data: memoryview | None) -> None:
         self._cipher = Cipher(algorithms.AES(key), modes.GCM(nonce))
         self._associated_data = associated_data
 
@@ -191,7 +192,7 @@ class Chunked:
     header. Source: c2sp.org/chunked-encryption.
     """
 
-    def __init__(self, key: bytes, associated_data: memoryview | None) -> None:
+    def __init__(self, key: Buffer, associated_data: memoryview | None) -> None:
         self._key = key
         self._context = b"" if associated_data is None else associated_data
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from attrs import Attribute
 
+    from trioipc.protocol._codec import Buffer
+
 Algorithm = Literal["argon2id", "scrypt", "pbkdf2-sha256"]
 
 # 128 bits that nobody has chosen (NIST SP 800-132, 5.1).
@@ -67,7 +69,7 @@ class Argon2idCost:
                 f"not {self.memory_cost} * {self.iterations}"
             )
 
-    def derive(self, password: bytes, salt: bytes, length: int) -> bytes:
+    def derive(self, password: Buffer, salt: bytes, length: int) -> bytes:
         """Return the key."""
         from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
@@ -77,7 +79,7 @@ class Argon2idCost:
             iterations=self.iterations,
             lanes=self.lanes,
             memory_cost=self.memory_cost,
-        ).derive(password)
+        ).derive(password)  # type: ignore[arg-type] # any buffer will do
 
 
 @final
@@ -99,7 +101,7 @@ class ScryptCost:
         if self.n * self.r * self.p > 1 << 25:
             raise ValueError(f"n * r * p must be at most 2**25, not {self.n} * {self.r} * {self.p}")
 
-    def derive(self, password: bytes, salt: bytes, length: int) -> bytes:
+    def derive(self, password: Buffer, salt: bytes, length: int) -> bytes:
         """Return the key."""
         from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
@@ -113,7 +115,7 @@ class Pbkdf2Cost:
 
     iterations: int = attrs.field(default=600_000, validator=_within(1, 1 << 24))
 
-    def derive(self, password: bytes, salt: bytes, length: int) -> bytes:
+    def derive(self, password: Buffer, salt: bytes, length: int) -> bytes:
         """Return the key."""
         from cryptography.hazmat.primitives.hashes import SHA256
         from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from trioipc.builtin._ciphers import Format
     from trioipc.builtin._kdf import Algorithm
     from trioipc.memory._ring import RingReader
+    from trioipc.protocol._codec import Buffer
 
 # Calls of 2 KiB and more let go of the GIL. A step is also a progress value and a cancel point:
 # 1 MiB takes about 0.06 ms, and smaller steps were slower.
@@ -38,7 +39,7 @@ def hash_file(source: memoryview | RingReader | str) -> str:
 @operation(channel="crypto", idempotent=True)
 def encrypt_file(
     source: memoryview | RingReader | str,
-    key: bytes,
+    key: Buffer,
     nonce: bytes,
     associated_data: memoryview | None = None,
     format: Format = "gcm",
@@ -82,7 +83,7 @@ def encrypt_file(
 @operation(channel="crypto", idempotent=True)
 def decrypt_file(
     source: memoryview | RingReader | str,
-    key: bytes,
+    key: Buffer,
     nonce: bytes,
     associated_data: memoryview | None = None,
     format: Format = "gcm",
@@ -136,7 +137,7 @@ def _after(size: int, steps: Iterator[memoryview]) -> Iterator[memoryview]:
 
 @operation(channel="crypto", idempotent=True)
 def derive_key(
-    password: bytes, salt: bytes, length: int, algorithm: Algorithm, cost: dict[str, int]
+    password: Buffer, salt: bytes, length: int, algorithm: Algorithm, cost: dict[str, int]
 ) -> bytes:
     """Derive a key from a password.
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from trioipc._errors import PayloadError, RemoteProtocolError
 from trioipc.memory._ring import RingSpace
+from trioipc.memory._secret import Secret
 from trioipc.memory._travel import carrying, receiving
 
 if TYPE_CHECKING:
@@ -78,6 +79,8 @@ VIEW, BYTES, BYTEARRAY, STATE = range(4)
 # Added to the kind: whoever gets it sets the slab to zero before it returns it.
 WIPE = 0x80
 _KINDS: dict[type, int] = {bytes: BYTES, bytearray: BYTEARRAY}
+# What travels beside the frame whatever its size.
+_ALWAYS_BESIDE = frozenset((RingSpace, Secret))
 # So many descriptors fit into a socket that nobody reads yet; 250 did, 300 did not.
 PARCELS_LIMIT = 64
 # More buffers than this would not fit a frame; the rest stays in the pickle.
@@ -173,7 +176,7 @@ def encode(value: object) -> Encoded:
             # Not a view of a view: before 3.13, collecting such a pair crashes the interpreter.
             view = memoryview(view.obj).cast("B")
         if len(views) >= PLACES_LIMIT or (
-            len(view) < OUT_OF_BAND and type(view.obj) is not RingSpace
+            len(view) < OUT_OF_BAND and type(view.obj) not in _ALWAYS_BESIDE
         ):
             return True
         views.append(view)
