@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any, final
 
 import attrs
 
+from trioipc.pool._pace import AT_ONCE
+from trioipc.worker._chunk import LOG_BYTES
+
 if TYPE_CHECKING:
     from trioipc._errors import WorkerCrashedError
     from trioipc.pool._request import PoolRequest
@@ -27,7 +30,7 @@ _QUOTA_SECONDS = 0.01
 _GROWTH = 4
 _MOST_ITEMS = 5000
 # As many bytes of items go in one chunk: they are copied in one turn of the event loop.
-CHUNK_BYTES = 256 << 10
+CHUNK_BYTES = AT_ONCE - LOG_BYTES
 # Results are not all of one size; so much of a log is counted on.
 _FILL = 0.9
 

@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from itertools import chain
 from time import monotonic
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
 
 import attrs
 import trio
 from outcome import Error
-from trio.lowlevel import checkpoint, checkpoint_if_cancelled, enable_ki_protection
+from trio.lowlevel import checkpoint, current_task, enable_ki_protection
 
 from trioipc._errors import RequestInterrupt
 from trioipc.pool._admission import wait_for_room
@@ -53,7 +55,10 @@ T = TypeVar("T")
 _TURN_SECONDS = 0.001
 
 # What holds no buffer, so that nobody need look for one.
-_SMALL = frozenset((int, float, bool, type(None)))
+_SMALL = frozenset((int, float, bool, str, type(None)))
+_FLAT = frozenset((tuple, list))
+
+_ALWAYS_ASK = SimpleNamespace(_cancel_status=SimpleNamespace(effectively_cancelled=True))
 
 _NO_QUOTA = 1 << 62
 _STALL_PARTS = 10
@@ -119,6 +124,7 @@ class MapResults(Generic[T]):
         self._bell = trio.Event()
         self._deadline = trio.current_effective_deadline()
         self._turn_due = 0.0
+        self._task = _task()
         # Of all items, how many are done; and how many somebody was told of.
         self._done = 0
         self._told = -1
@@ -144,11 +150,10 @@ class MapResults(Generic[T]):
         Cancellation: a cancel point each time, a schedule point whenever it waits and once a
         millisecond. If cancelled, nothing was lost; the next call gives it.
         """
-        if monotonic() > self._turn_due:
+        # What `checkpoint_if_cancelled` would look at, which takes as long as all the rest.
+        if self._task._cancel_status.effectively_cancelled or monotonic() > self._turn_due:
             await checkpoint()
             self._turn_due = monotonic() + _TURN_SECONDS
-        else:
-            await checkpoint_if_cancelled()
         for value in self._values:
             result: T = value
             return result
@@ -159,6 +164,7 @@ class MapResults(Generic[T]):
     async def _next(self) -> T:
         """Take chunks until one of them has a value."""
         self._dispatcher.check_run()
+        self._task = _task()
         self._deadline = trio.current_effective_deadline()
         while True:
             self._hand_over()
@@ -345,7 +351,7 @@ class MapResults(Generic[T]):
             log = self._log_for(chunk)
             items = chunk.items if engine.shares_memory else _lifted(chunk.items)
             call = engine.prepare(run_chunk, (log, self._function, items, self._quota()))
-            if not self._sizer.weigh(len(chunk.items), call.nbytes):
+            if not self._sizer.weigh(len(chunk.items), call.nbytes - _log_length(log)):
                 return call
             self._line.split(chunk, min(self._sizer.size, len(chunk.items) // 2))
             self._give_up_log(chunk)
@@ -460,6 +466,21 @@ def _raised_in_cleanup(request: PoolRequest[Any]) -> BaseException | None:
     return None
 
 
+def _task() -> Any:
+    """Return the current task, for what it knows of its cancellation.
+
+    Trio has no public name for that. If it should change, each item is a checkpoint.
+    """
+    task = current_task()
+    if hasattr(getattr(task, "_cancel_status", None), "effectively_cancelled"):
+        return task
+    return _ALWAYS_ASK
+
+
+def _log_length(log: memoryview | ListLog) -> int:
+    return 0 if isinstance(log, ListLog) else len(log)
+
+
 def _counted(chunk: Chunk) -> int:
     """Say how many items of a chunk were done when it ended, without a closer look."""
     if chunk.log is not None:
@@ -469,6 +490,9 @@ def _counted(chunk: Chunk) -> int:
 
 def _lifted(items: list[Any]) -> list[Any]:
     """Mark the big buffers in each item, as in the arguments of a request."""
-    if _SMALL.issuperset(map(type, items)):
+    kinds = {*map(type, items)}
+    if kinds <= _SMALL:
+        return items
+    if kinds <= _FLAT and _SMALL.issuperset(map(type, chain.from_iterable(items))):
         return items
     return [lift(item) for item in items]

@@ -51,8 +51,9 @@ _HEAD_BYTES = _HEAD * 8
 _TYPES: tuple[type, ...] = (int, float)
 _FORMATS = ("q", "d")
 
-# As many bytes as the smallest slab has.
-_LOG_BYTES = 64 << 10
+# Together with the items it is no more than what the parent copies without a pause, though of the
+# log nothing is copied.
+LOG_BYTES = 128 << 10
 # Of a log whose length somebody has chosen, for each item.
 _ITEM_BYTES = 32
 
@@ -63,14 +64,18 @@ _STOP = b"."
 _BEFORE, _AFTER = b"(", b"l" + _STOP
 
 # What holds nothing, and so no shared state, which travels beside a frame and not in a log.
-_SIMPLE = frozenset((str, bytes, int, float, bool, complex, type(None)))
+_SIMPLE = frozenset((str, int, float, bool, complex, type(None)))
 
 _FOR_EVER = 1 << 63
+
+# So often the clocks of the items begin anew and the cancel word is looked at, at most: items that
+# take no longer share a clock.
+_LOOK_NANOSECONDS = 20_000
 
 
 def log_bytes(length: int) -> int:
     """Say how large a log of up to ``length`` items is to be."""
-    return max(_LOG_BYTES, _HEAD_BYTES + length * _ITEM_BYTES)
+    return max(LOG_BYTES, _HEAD_BYTES + length * _ITEM_BYTES)
 
 
 @final
@@ -85,38 +90,58 @@ class SharedLog:
       length: How many items the chunk has.
     """
 
-    __slots__ = ("_cells", "_end", "_pickles", "head", "memory", "number_type", "numbers")
+    __slots__ = (
+        "_carried",
+        "_carrying",
+        "_cells",
+        "_end",
+        "_pickles",
+        "_room",
+        "head",
+        "memory",
+        "number_type",
+        "numbers",
+    )
 
     def __init__(self, memory: memoryview, length: int) -> None:
         self.memory = memory
         self.head: MutableSequence[int] = memory[:_HEAD_BYTES].cast("q")  # type: ignore[assignment]
         self._cells = memory[_HEAD_BYTES : _HEAD_BYTES + length * 8]
         self._pickles = memory[_HEAD_BYTES + length * 8 :]
+        self._room = len(self._pickles)
         self._end = 0
+        # Shared state that a result holds, which has no place here.
+        self._carried: Carried = {}
+        self._carrying = carrying(self._carried)
         # Of what type a result must be that may be stored at its index in ``numbers``.
         self.number_type: type | None = None
         self.numbers: Any = self._cells.cast("q")
 
     def put(self, index: int, result: object) -> bool:
         """Store a result that is no number, or the first; return False if that cannot be."""
-        if index == 0 and self._put_first_number(result):
-            return True
         if self.number_type is not None:
             self.number_type = None
             self.numbers = self._cells.cast("q")
             self.head[NUMBERS] = index
-        pickled = self._pickle(result)
-        if pickled is None or len(pickled) > len(self._pickles) - self._end:
+        kind = type(result)
+        if index == 0 and kind in _TYPES and self._put_first_number(result):
+            return True
+        try:
+            # What is most frequent goes without another call.
+            is_simple = kind in _SIMPLE
+            pickled = pickle.dumps(result, _PROTOCOL) if is_simple else self._pickle(result)
+        except (Exception, SystemExit):  # the answer says what it was
             return False
-        end = self._end + len(pickled)
-        self._pickles[self._end : end] = pickled
-        self._end = self.numbers[index] = end - len(_STOP)  # the next one begins in its place
+        start = self._end
+        end = start + len(pickled)
+        if end > self._room:
+            return False
+        self._pickles[start:end] = pickled
+        self.numbers[index] = self._end = end - 1  # the next one begins in place of its last byte
         return True
 
     def _put_first_number(self, result: object) -> bool:
-        """Store the first result, if it is a number, and expect the others to be such."""
-        if type(result) not in _TYPES:
-            return False
+        """Store the first result, which is a number, and expect the others to be such."""
         which = _TYPES.index(type(result))
         numbers = self._cells.cast(_FORMATS[which])  # type: ignore[call-overload]
         try:
@@ -127,20 +152,24 @@ class SharedLog:
         self.head[TYPE], self.head[NUMBERS] = which, len(numbers)
         return True
 
-    def _pickle(self, result: object) -> bytes | None:
-        """Pickle a result; return None if it must travel as the answer of a request, or cannot."""
+    def _pickle(self, result: Any) -> bytes:
+        """Pickle a result.
+
+        Raises:
+          ValueError: if it must travel as the answer of a request.
+          Exception: if it cannot be pickled.
+        """
         kind = type(result)
-        try:
-            if kind in _SIMPLE:
-                if kind is bytes and len(result) > len(self._pickles):  # type: ignore[arg-type]
-                    return None
-                return pickle.dumps(result, _PROTOCOL)
-            carried: Carried = {}
-            with carrying(carried):
-                pickled = pickle.dumps(result, _PROTOCOL)
-            return None if carried else pickled
-        except (Exception, SystemExit):  # the answer says what it was
-            return None
+        if (kind is tuple or kind is list) and _SIMPLE.issuperset(map(type, result)):
+            return pickle.dumps(result, _PROTOCOL)
+        if (kind is bytes or kind is bytearray) and len(result) > self._room:
+            raise ValueError("it is too large")
+        with self._carrying:
+            pickled = pickle.dumps(result, _PROTOCOL)
+        if self._carried:
+            self._carried.clear()
+            raise ValueError("shared state travels beside a frame")
+        return pickled
 
     # -- for the parent ---------------------------------------------------------------------
 
@@ -249,12 +278,12 @@ def _run(
     started: int,
     end: int,
 ) -> Any:
-    cells, generation, head = request._cells, request._generation, log.head
-    clock = time.perf_counter_ns
+    cells, head, clock = request._cells, log.head, time.perf_counter_ns
     limit = cells[LIMIT] or _FOR_EVER
     numbers, number_type = log.numbers, log.number_type
+    cells[STARTED_AT] = started
+    due = started + _LOOK_NANOSECONDS
     for index, item in enumerate(items):
-        cells[STARTED_AT] = started
         result = function(item)
         now = clock()
         is_kept = type(result) is number_type
@@ -263,27 +292,35 @@ def _run(
                 numbers[index] = result
             except ValueError:  # it is too large for a cell
                 is_kept = False
-        # One that was late may just be found to be; no other must be begun that ends in its place.
-        if now - started >= limit or not (is_kept or log.put(index, result)):
-            head[ANSWERED] = 1
-            return result
-        head[FINISHED] = index + 1
         if not is_kept:
+            if not log.put(index, result):
+                head[ANSWERED] = 1
+                return result
             numbers, number_type = log.numbers, log.number_type
-        if cells[CANCEL] == generation:
-            raise RequestInterrupt
-        if request._progress is not None or cells[PHASE]:
+        if now > due:  # a look at all the rest costs as much as all of the above
+            # One that was late may just be found to be; no other may begin and end in its place.
+            if now - started >= limit:
+                head[ANSWERED] = 1
+                return result
+            head[FINISHED] = index + 1
+            if now >= end:
+                break
+            cells[STARTED_AT] = started = now
+            due = now + _LOOK_NANOSECONDS
+            if cells[CANCEL] == request._generation:
+                raise RequestInterrupt
+            if cells[PHASE]:
+                clear_text(cells, PHASE)
+        else:
+            head[FINISHED] = index + 1
+        if request._progress is not None:
             _begin_anew(request)
-        if now >= end:
-            break
-        started = now
     return None
 
 
 def _begin_anew(request: CurrentRequest) -> None:
     """Let the next item find no progress of the last."""
-    if request._progress is not None:
-        request._progress._turn_to_scrap()
-        request._progress = None
+    assert request._progress is not None
+    request._progress._turn_to_scrap()
+    request._progress = None
     request._cells[DONE], request._cells[TOTAL] = 0, DEFAULT_TOTAL
-    clear_text(request._cells, PHASE)
