@@ -419,8 +419,8 @@ async def test_200_at_once() -> None:
             for i in range(200)
         ]
         start = trio.current_time()
-        results = await network.test_connectivity(urls, 2.0, True)
-        assert trio.current_time() - start < 2.5
+        results = await network.test_connectivity(urls, 5.0, True)
+        assert trio.current_time() - start < 5.5
     assert [result.url for result in results] == urls
     for index, result in enumerate(results):
         assert result.reachable is (index % 3 != 2), result

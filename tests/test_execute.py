@@ -9,6 +9,7 @@ import gc
 import signal
 import sys
 import threading
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -80,6 +81,7 @@ def run_at(
     at: int, function: Callable[..., object], *arguments: object, word: int = GENERATION
 ) -> tuple[Placement, Executor, int, Any]:
     """Run a function with the interrupt at the opcode of that number."""
+    _trace_once()
     executor = Executor()
     executor.install()
     placement = Placement(at, executor, make_request(), word)
@@ -94,10 +96,16 @@ def run_at(
     return placement, executor, kind, value
 
 
-@pytest.fixture(autouse=True, scope="module")
-def traced_once() -> None:
-    """Trace once before it counts: Python 3.12 reports no opcodes the first time."""
-    run_at(0, add, 1, 1)
+@cache
+def _trace_once() -> None:
+    """Trace before it counts: Python 3.12 reports no opcodes the first time."""
+    before = sys.gettrace()
+    placement = Placement(-1, Executor(), make_request(), GENERATION)
+    sys.settrace(placement)
+    try:
+        add(1, 1)
+    finally:
+        sys.settrace(before)
 
 
 # ---- what is run
