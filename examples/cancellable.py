@@ -44,14 +44,13 @@ async def main(text: str, bits: int, seconds: float) -> None:
                 tried[index] = progress.value
 
             try:
-                answers.append(
-                    await pool.run(
-                        *(search, text, bits, index, workers), cancellation=found, on_progress=count
-                    )
+                number = await pool.run(
+                    search, text, bits, index, workers, cancellation=found, on_progress=count
                 )
             except trioipc.RequestCancelledError as error:
                 print(f"worker {index} stopped: {error.reason}")
             else:
+                answers.append(number)
                 found.cancel("another one has found it")
 
         with trio.move_on_after(seconds) as scope:

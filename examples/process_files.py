@@ -36,13 +36,15 @@ def count(path: Path) -> Counted:
     request = trioipc.current_request()
     request.progress.set_total(path.stat().st_size)
     words: collections.Counter[str] = collections.Counter()
-    number = 0
-    with open(path, encoding="utf-8") as file:
+    number = done = 0
+    with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
-            words.update(WORD.findall(line.lower()))
+            words.update(WORD.findall(line.decode().lower()))
+            done += len(line)
             if number % 1000 == 0:
+                request.progress.set(done)
                 request.checkpoint()
-                request.progress.set(file.buffer.tell())
+    request.progress.set(done)
     return Counted(number, words)
 
 
