@@ -33,10 +33,14 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def typing(session: nox.Session) -> None:
-    """Check the types, for each system that there are branches for."""
-    session.install(".[network,cli]", *nox.project.dependency_groups(PYPROJECT, "lint"))
+    """Check the types, for each system that there are branches for, and as users see them."""
+    lint_group = nox.project.dependency_groups(PYPROJECT, "lint")
+    session.install(".[network,cli]", *lint_group, *TEST_GROUP)
     for platform in ("linux", "darwin"):
         session.run("mypy", "--platform", platform)
+    examples = sorted(str(path) for path in Path("examples").rglob("*.py"))
+    session.run("mypy", "tests/typing/api.py", *examples)
+    session.run("basedpyright", "-p", "tests/typing")
 
 
 @nox.session(python=PYTHONS)

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from trioipc import chunks as chunks
+    from trioipc import progress as progress
+    from trioipc import sizing as sizing
+    from trioipc import timeouts as timeouts
     from trioipc._errors import ChunkError as ChunkError
     from trioipc._errors import DataError as DataError
     from trioipc._errors import FallbackWarning as FallbackWarning
@@ -163,16 +167,18 @@ _SUBMODULES = ("chunks", "progress", "sizing", "timeouts")
 __all__ = ["__version__", *_SUBMODULES, *_HOME_OF]  # compared with the above by a test
 
 
-def __getattr__(name: str) -> object:
-    import importlib
+if not TYPE_CHECKING:  # or any name would be right
 
-    if name in _SUBMODULES:
-        return importlib.import_module(f"{__name__}.{name}")
-    if name not in _HOME_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOME_OF[name]), name)
-    globals()[name] = value  # so that it is looked up here only once
-    return value
+    def __getattr__(name: str) -> object:
+        import importlib
+
+        if name in _SUBMODULES:
+            return importlib.import_module(f"{__name__}.{name}")
+        if name not in _HOME_OF:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(_HOME_OF[name]), name)
+        globals()[name] = value  # so that it is looked up here only once
+        return value
 
 
 def __dir__() -> list[str]:

@@ -11,9 +11,12 @@ import sys
 def main() -> int:
     """Do what the arguments say; return the exit code."""
     try:
+        from trioipc.cli._arguments import parse
+
+        options = parse(sys.argv[1:])  # which is all that help needs
         from trioipc.cli.main import run
 
-        return run(sys.argv[1:])
+        return run(options)
     except KeyboardInterrupt:  # before there was anything to clean up
         return 130
 

@@ -18,6 +18,7 @@ from trioipc.builtin import crypto
 from trioipc.builtin._ciphers import KEY_SIZE
 from trioipc.builtin._files import FileSource, open_source
 from trioipc.cli._header import HEADER_SIZE, SALT_SIZE, Header, unpack
+from trioipc.memory._secret import revealed
 
 if TYPE_CHECKING:
     from trioipc.bridge._arguments import Options
@@ -74,11 +75,12 @@ async def seal(
     key = await keys.key_of(bridge, header)
     packed = header.pack()
     checked = source_of(source)
-    with spare_removed(destination_of(path, checked)) as (destination, spare):
+    target = destination_of(path, checked)
+    with spare_removed(target) as (destination, spare), revealed(memoryview(key)) as copied_key:
         size = await bridge.crypto._run(
             crypto.encrypt_file,
             checked,
-            key,
+            copied_key,
             b"",
             memoryview(packed),
             "chunked",
@@ -105,11 +107,12 @@ async def unseal(
     checked = source_of(source)
     packed = await trio.to_thread.run_sync(_head_of, checked)
     key = await keys.key_of(bridge, unpack(packed))
-    with spare_removed(destination_of(path, checked)) as (destination, spare):
+    target = destination_of(path, checked)
+    with spare_removed(target) as (destination, spare), revealed(memoryview(key)) as copied_key:
         size = await bridge.crypto._run(
             crypto.decrypt_file,
             checked,
-            key,
+            copied_key,
             b"",
             memoryview(packed),
             "chunked",

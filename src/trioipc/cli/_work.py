@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, TypeAlias, final
 import trio
 from cryptography.exceptions import InvalidTag
 
-from trioipc._errors import IPCError
+from trioipc._errors import IPCError, OutputTooLargeError
+from trioipc.bridge.bridge import _placement_of as placement_of
 from trioipc.bridge.bridge import open_worker_bridge
 from trioipc.cli import _stdio
-from trioipc.cli._errors import FAILED, OK
+from trioipc.cli._errors import FAILED, OK, UsageError
 from trioipc.cli._plan import STANDARD
 from trioipc.cli._screen import open_screen
 from trioipc.sizing import usable_cores
@@ -49,13 +50,16 @@ async def work_on(jobs: Sequence[Job], workers: int | None, work: Work) -> int:
       The exit code.
 
     Raises:
+      UsageError: if the environment says where to work, and there is no such place.
       OSError: if a result cannot be said.
     """
+    try:
+        placement = placement_of(None)[0]
+    except ValueError as error:  # of the environment
+        raise UsageError(str(error)) from None
     at_a_time = min(workers or usable_cores(), len(jobs))
     with open_screen([_size_of(job) for job in jobs]) as screen:
-        async with open_worker_bridge(workers) as bridge:
-            if bridge.placed.kind == "thread":
-                screen.complain(f"note: without worker processes, since {bridge.placed.reason}")
+        async with open_worker_bridge(workers, placement=placement) as bridge:
             return await _Crew(bridge, jobs, work, screen).work(at_a_time)
 
 
@@ -127,10 +131,12 @@ def reason_of(error: BaseException, source: str) -> str:
     """Say in a few words what went wrong."""
     if isinstance(error, InvalidTag):
         return "wrong password, or the file was damaged or changed"
+    if isinstance(error, OutputTooLargeError):
+        return "it would become larger than --max-size"
     if isinstance(error, MemoryError):
         return "not enough memory"
     if isinstance(error, OSError) and error.strerror:
-        elsewhere = error.filename not in (None, source, os.path.abspath(source))
+        elsewhere = error.filename not in (None, source, os.path.join(os.getcwd(), source))
         return error.strerror + (f": {os.fsdecode(error.filename)}" if elsewhere else "")
     return str(error).partition("\n")[0] or type(error).__name__
 

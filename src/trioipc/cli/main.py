@@ -1,4 +1,4 @@
-"""From arguments to an exit code: whatever happens to a user, one comes out, and no traceback."""
+"""From options to an exit code: whatever happens to a user, one comes out, and no traceback."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import signal
 import sys
 import warnings
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 from outcome import acapture
 
 from trioipc._errors import FallbackWarning
 from trioipc.cli import _stdio
-from trioipc.cli._arguments import parse
 from trioipc.cli._commands import task_of
 from trioipc.cli._errors import FAILED, SIGNALLED, USAGE, UsageError
 from trioipc.cli._screen import complain
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import AsyncIterator
 
     from trioipc.cli._commands import Task
@@ -30,11 +30,11 @@ _ENDING = [
 ]
 
 
-def run(arguments: list[str]) -> int:
-    """Do what the arguments say; return the exit code of `trioipc.cli._errors`."""
-    warnings.simplefilter("ignore", FallbackWarning)  # it is said in other words
+def run(options: argparse.Namespace) -> int:
+    """Do what was asked for; return the exit code of `trioipc.cli._errors`."""
+    _complain_of_fallbacks()
     try:
-        code = trio.run(partial(_until_signal, task_of(parse(arguments))))
+        code = trio.run(partial(_until_signal, task_of(options)))
         _stdio.flush()
     except UsageError as error:
         complain(str(error))
@@ -52,6 +52,20 @@ def run(arguments: list[str]) -> int:
     if code > SIGNALLED:
         complain("interrupted")
     return code
+
+
+def _complain_of_fallbacks() -> None:
+    """Say in the words of a program, once, that there are no worker processes."""
+    others = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *details: Any, **more: Any) -> None:
+        if issubclass(category, FallbackWarning):
+            complain(str(message))
+        else:
+            others(message, category, *details, **more)
+
+    warnings.simplefilter("always", FallbackWarning)
+    warnings.showwarning = show
 
 
 async def _until_signal(task: Task) -> int:
