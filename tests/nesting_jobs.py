@@ -75,6 +75,11 @@ def double(number: int) -> int:
     return 2 * number
 
 
+def double_elsewhere(number: int) -> int:
+    """Ask for twice as much."""
+    return current_request().run_sync(double, number)
+
+
 async def double_async(number: int) -> int:
     """Return twice as much, later."""
     await trio.sleep(0.01)

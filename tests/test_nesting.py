@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -26,6 +27,7 @@ from trioipc import (
     open_worker_bridge,
     open_worker_pool,
 )
+from trioipc.protocol._codec import ASK, ASK_NUMBER, FROM_WORKER, encode
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -456,11 +458,75 @@ async def test_after_the_end(pool: WorkerPool) -> None:
     assert "has ended" in await pool.run(nest.ask_with_kept_request)
 
 
-async def test_built_in_operations_cannot_ask() -> None:
+async def test_built_in_operations_cannot_ask(tmp_path: Path) -> None:
     """A worker that was taken over while it read what a stranger has made is not listened to."""
-    async with open_worker_bridge(1) as bridge:
-        await bridge.crypto.hash_file(b"")
-        endpoint: Any = next(iter(bridge.pool._dispatcher.team.workers)).endpoint
-        assert not endpoint.may_ask(0)
-        await bridge.pool.run(nest.ask, nest.double, 1)
-        assert endpoint.may_ask(0)
+    with (tmp_path / "long").open("wb") as file:
+        file.truncate(1 << 40)
+    wanted = encode((os.mkdir, (str(tmp_path / "made"),)))
+    async with open_worker_bridge(1, max_retries=0) as bridge:
+
+        async def hash_for_ever() -> None:
+            with pytest.raises(WorkerCrashedError):
+                await bridge.crypto.hash_file(tmp_path / "long")
+
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(hash_for_ever)
+                await wait_until(lambda: bridge.pool.statistics().busy_workers)
+                (worker,) = bridge.pool._dispatcher.team.workers
+                (generation,) = worker.held
+                body = ASK_NUMBER.pack(1) + wanted.body
+                endpoint: Any = worker.endpoint
+                endpoint._take(FROM_WORKER.pack(len(body), ASK, 0, 0, generation) + body)
+        assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("frames", ["twice", "short", "unknown"])
+async def test_broken_frames(pool: WorkerPool, frames: str, tmp_path: Path) -> None:
+    """What is no question ends the worker; one of a request that has ended gets no answer."""
+    wanted = encode((os.mkdir, (str(tmp_path / "made"),)))
+    whole = ASK_NUMBER.pack(1) + wanted.body
+    (worker,) = pool._dispatcher.team.workers
+    endpoint: Any = worker.endpoint
+
+    def send(body: bytes) -> bool:
+        trusted: bool = endpoint._take(FROM_WORKER.pack(len(body), ASK, 0, 0, 10**6) + body)
+        return trusted
+
+    if frames == "short":
+        assert not send(whole[:3])
+    elif frames == "unknown":
+        assert send(whole)
+        assert send(whole)  # the first was turned down, so this is another
+    else:
+        endpoint._asks._open[1] = None
+        assert not send(whole)
+    assert not (tmp_path / "made").exists()
+    endpoint.kill()
+
+
+async def test_short_requests_do_not_wait_behind_one_that_asks(pool: WorkerPool) -> None:
+    """What was sent ahead to its worker is taken back when it asks."""
+    results: list[int] = []
+
+    async def add(number: int) -> None:
+        results.append(await pool.run(jobs.add, number, 1))
+
+    for _ in range(20):  # so that it is known how long they take
+        await add(0)
+        assert await pool.run(nest.ask, nest.double, 1) == 2
+    results.clear()
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            for number in range(100):
+                nursery.start_soon(add, number)
+                nursery.start_soon(pool.run, nest.ask, nest.double, number)
+    assert sorted(results) == [number + 1 for number in range(100)]
+    assert len(pool.workers) == 2
+
+
+async def test_from_a_map(pool: WorkerPool) -> None:
+    """Each item may ask."""
+    with trio.fail_after(60):
+        async with pool.map(nest.double_elsewhere, range(20)) as results:
+            assert [result async for result in results] == [2 * number for number in range(20)]
