@@ -472,8 +472,9 @@ async def test_built_in_operations_cannot_ask(tmp_path: Path) -> None:
         with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(hash_for_ever)
-                await wait_until(lambda: bridge.pool.statistics().busy_workers)
-                (worker,) = bridge.pool._dispatcher.team.workers
+                team = bridge.pool._dispatcher.team
+                (worker,) = team.workers
+                await wait_until(lambda: team.has_begun(worker))
                 (generation,) = worker.held
                 body = ASK_NUMBER.pack(1) + wanted.body
                 endpoint: Any = worker.endpoint
