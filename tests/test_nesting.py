@@ -28,6 +28,7 @@ from trioipc import (
     open_worker_pool,
 )
 from trioipc.protocol._codec import ASK, ASK_NUMBER, FROM_WORKER, encode
+from trioipc.testing import cancel_at_each_step
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -531,3 +532,30 @@ async def test_from_a_map(pool: WorkerPool) -> None:
     with trio.fail_after(60):
         async with pool.map(nest.double_elsewhere, range(20)) as results:
             assert [result async for result in results] == [2 * number for number in range(20)]
+
+
+async def test_cancelled_at_each_step(pool: WorkerPool) -> None:
+    """Nothing is left, whenever the call is cancelled, and the pool goes on."""
+
+    async def check() -> None:
+        with trio.fail_after(60):
+            await wait_until(lambda: not pool.statistics().busy_workers)
+            assert pool._dispatcher.team.lenders == {}
+            assert await pool.run(nest.ask, nest.double, 1) == 2
+
+    assert await cancel_at_each_step(lambda: pool.run(nest.ask, nest.double, 1), check) > 0
+
+
+@pytest.mark.parametrize("grace", [1.0, 0.0])
+async def test_cancelled_at_any_time(grace: float) -> None:
+    """While it is sent, asks, is waited for and comes back, and when it is killed at once."""
+    async with open_worker_pool(1, grace=grace) as pool:
+        with trio.fail_after(60):
+            await pool.run(nest.ask, nest.double, 1)
+            for number in range(40 if grace else 8):
+                with trio.move_on_after(number * 0.0002):
+                    await pool.run(nest.ask_often, 3, nest.double, number)
+            assert await pool.run(nest.ask, nest.double, 1) == 2
+            await wait_until(lambda: not pool.statistics().busy_workers)
+        assert pool._dispatcher.team.lenders == {}
+        assert len(pool.workers) <= 2 or not grace
