@@ -20,6 +20,7 @@ IN_WORKERS = {"", "memory", "protocol", "worker", "builtin"}
 # Loaded when something is awaited, and so only where Trio runs.
 AWAITED = {
     "trioipc.memory._watch",
+    "trioipc.worker._nesting_io",
     "trioipc.worker._serve_io",
     "trioipc.builtin._addresses",
     "trioipc.builtin._http",

@@ -148,7 +148,9 @@ def test_compress_files(tmp_path: Path) -> None:
     assert {*without_numbers([*progress, *shown_progress])} == {"N %"}
 
 
-@pytest.mark.parametrize("name", ["cancel.py", "crashes.py", "size_a_pool.py"])
+@pytest.mark.parametrize(
+    "name", ["cancel.py", "crashes.py", "lifespan.py", "nesting.py", "size_a_pool.py"]
+)
 def test_as_its_page_shows(name: str) -> None:
     """To the letter."""
     assert run(name).splitlines() == shown(name)

@@ -48,12 +48,23 @@ class Cargo:
     Args:
       store: Of the pool.
       encoded: The call; its buffers are not looked at before `load` or `copy`.
+      waits: Whether `load` waits for room.
     """
 
-    __slots__ = ("_admitted", "_encoded", "_over", "_places", "_slabs", "_store", "_writers")
+    __slots__ = (
+        "_admitted",
+        "_encoded",
+        "_over",
+        "_places",
+        "_slabs",
+        "_store",
+        "_waits",
+        "_writers",
+    )
 
-    def __init__(self, store: Store, encoded: Encoded) -> None:
+    def __init__(self, store: Store, encoded: Encoded, *, waits: bool = True) -> None:
         self._store = store
+        self._waits = waits
         self._encoded = encoded
         self._slabs: dict[Slab, bool] = {}  # {slab: whether all in it is a copy of ours}
         self._places: list[Place] = []
@@ -68,8 +79,9 @@ class Cargo:
         """
         try:
             size = sum(_room_of(b) for b in self._encoded.buffers if not self._is_ours(b))
-            self._over = await self._store.admit(size)
-            self._admitted = size
+            if self._waits:
+                self._over = await self._store.admit(size)
+                self._admitted = size
             for _ in self.copy():
                 await trio.lowlevel.checkpoint()
             await trio.lowlevel.checkpoint_if_cancelled()

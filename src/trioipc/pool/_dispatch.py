@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import TypeAlias
 
-    from trioipc.pool._endpoint import Answer, Call, Death, Engine, Snapshot
+    from trioipc.pool._endpoint import Answer, Ask, Call, Death, Engine, Snapshot
     from trioipc.pool._progress import Sampler
     from trioipc.pool._request import PoolRequest, Terms
     from trioipc.pool._scheduler import Scheduler
@@ -84,6 +84,8 @@ class Dispatcher:
     ladders: LadderTimes = attrs.field(factory=LadderTimes, init=False)
     team: Team = attrs.field(init=False)
     clocks: Clocks = attrs.field(init=False)
+    # Called with a worker, the generation of a call there, and what its function asks for.
+    asked: Callable[[PoolWorker, int, Ask], None] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.team = Team(
@@ -110,6 +112,9 @@ class Dispatcher:
         if worker is not None:
             self._give(worker, request)
         else:
+            if request._depth:  # who asked for it has a place meanwhile
+                self.scheduler.discard(request, terms.priority)
+                self.scheduler.put_back(request, terms.priority)
             self.team.ask_for_help()
             self._send_ahead()
         if self.room:
@@ -259,6 +264,12 @@ class Dispatcher:
             if request._state == "sent" and self._recall(request):
                 self._requeue(request)
 
+    def keep_clear(self, worker: PoolWorker, request: Request) -> None:
+        """Have nothing wait behind a request, for nobody knows how long that will be."""
+        self.scheduler.drags_on(worker, request)
+        if len(worker.held) > 1 and self.engine.places == 1:
+            self._take_back(worker)
+
     def _look_who_is_first(self) -> None:
         """Look in a moment whether what workers run takes longer than expected."""
         for worker in self.team.workers:
@@ -320,6 +331,8 @@ class Dispatcher:
         if answer.kind != "value" or request._wants_progress:
             self._look_at_the_end(worker, request)
         self._free(worker, request)
+        if self.team.overdrawn:
+            self.team.settle()
         if answer.interrupted:
             self.team.retire(worker, "interrupted")
         elif worker.answered >= worker.notice:
@@ -387,7 +400,12 @@ class Dispatcher:
         request._worker = None
         self._stop_loading(request)
         del request._call  # its errors may hold the request, but need not hold its arguments
-        request._end()
+        if request._return_place is not None:
+            request._return_place()
+        if request._children:  # then it ends with the last of them
+            request._stop_children()
+        else:
+            request._end()
         if self.room:
             self.offer_room()
         if self.closed and not self.busy:
@@ -431,6 +449,7 @@ class Dispatcher:
                 self.assign()
             else:
                 self._begin_ladder(request)
+                request._stop_children()
 
     def _forget(self, request: Request) -> None:
         """Let a request wait no more."""
@@ -500,6 +519,7 @@ class Dispatcher:
     ) -> None:
         snapshot = worker.endpoint.look(request._slot, request._generation)
         request._worker = None
+        request._stop_children()
         if request._ladder is not None or request._failure is not None:
             request._seconds = snapshot.seconds
             self._end(request, "end")
@@ -558,14 +578,18 @@ class Dispatcher:
 
     def start_failed(self, error: WorkerStartError) -> None:
         """Fail what waits, if there is no worker that could ever serve it."""
-        if any(worker.state in ("starting", "idle", "busy") for worker in self.team.workers):
+        state = self.team.prospects()
+        if state == "good":
             return
         for request in [*self.scheduler.requests()]:
+            if state == "lent" and not request._depth:  # it has a place when those have ended
+                continue
             self.scheduler.discard(request, request._terms.priority)
             request._failure = again(error)
             self._end(request, "end")
-        self.last_failure = error
-        self.room.unpark_all()
+        if state == "bad":
+            self.last_failure = error
+            self.room.unpark_all()
 
     def abort(self) -> None:
         """End everything: what waits at once, what runs by killing its worker."""

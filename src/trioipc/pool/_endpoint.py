@@ -140,6 +140,26 @@ class Answer(Protocol):
         """Let go of what the answer holds, without looking."""
 
 
+class Ask(Protocol):
+    """What a function asks for while it runs: that another is called."""
+
+    def unpack(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """Return the function and its arguments, once.
+
+        Raises:
+          PayloadError: if they did not arrive.
+        """
+
+    async def reply(self, outcome: Outcome[Any]) -> None:
+        """Tell who asked how it ended, copying what is big."""
+
+    def stop(self) -> None:
+        """Tell it at once that there will be no other reply: it is to stop. Or it has one."""
+
+    on_withdrawal: Callable[[], object]
+    """Called when who asked does so no more; then `reply` or `stop` all the same."""
+
+
 class Engine(ABC):
     """Makes workers of one kind, and calls that they understand."""
 
@@ -171,6 +191,10 @@ class Engine(ABC):
           TypeError: if workers of this kind do not run such functions.
         """
 
+    def prepare_nested(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Call:
+        """Make one that a call waits for, so it must not wait for memory that this may hold."""
+        return self.prepare(function, arguments)
+
     @abstractmethod
     def endpoint(self) -> Endpoint:
         """Make a worker, not started yet."""
@@ -200,6 +224,9 @@ class Endpoint(ABC):
 
     pid: int | None = None
     """Its process; None before it is known, and for threads that of this process."""
+
+    asked: Callable[[int, Ask], None]
+    """Called with the generation of a call whose function asks for something, and what."""
 
     @abstractmethod
     async def live(
@@ -309,6 +336,10 @@ class Endpoint(ABC):
         """
         await trio.lowlevel.checkpoint()
         return None
+
+    def may_ask(self, slot: int) -> bool:
+        """Say whether the function that runs there may ask for others to be called."""
+        return True
 
     def histograms(self) -> memoryview | None:
         """Return the worker's time counts, as a board has them; None if nobody counts."""

@@ -68,6 +68,7 @@ class ProcessCall:
         "operation",
         "pickled_function",
         "plain",
+        "waits",
     )
 
     def __init__(
@@ -96,6 +97,8 @@ class ProcessCall:
         self.plain = False
         # Under which of the ledger's numbers it is counted.
         self.operation = 0
+        # Whether it waits for room in the store.
+        self.waits = True
 
     @property
     def held(self) -> int:
@@ -109,7 +112,7 @@ class ProcessCall:
 
     async def load(self) -> None:
         """Copy what is big; see `Call.load`."""
-        cargo = Cargo(self._store, self._encoded)
+        cargo = Cargo(self._store, self._encoded, waits=self.waits)
         await cargo.load()
         self._cargo = cargo
 

@@ -32,6 +32,7 @@ from trioipc.memory._board import (
     board_bytes,
 )
 from trioipc.memory._segment import Segment, create, is_steady
+from trioipc.pool._asks import Asks
 from trioipc.pool._beside import ParentBeside
 from trioipc.pool._endpoint import Death, Endpoint, Snapshot
 from trioipc.pool._host import Host, lend_thread
@@ -48,6 +49,7 @@ from trioipc.pool._slot import recall, set_cancel, set_limit, snapshot
 from trioipc.pool._vitals import read_private_bytes, read_vitals
 from trioipc.pool._wires import Listener, ParentWires, hand_over, listen
 from trioipc.protocol._codec import (
+    ASK,
     BESIDE,
     CALL,
     FROM_WORKER,
@@ -60,6 +62,7 @@ from trioipc.protocol._codec import (
     SKIPPED,
     TO_WORKER,
     VERSION,
+    WITHDRAW,
     decode_operations,
     define_frame,
     split_frames,
@@ -142,6 +145,7 @@ class ProcessEndpoint(Endpoint):
         self._wires: ParentWires | None = None
         self._logs: LogReader | None = None
         self._beside: ParentBeside | None = None
+        self._asks: Asks | None = None
         self._connected = trio.Event()
         self._started = trio.Event()
         self._start_scope = trio.CancelScope()
@@ -259,6 +263,7 @@ class ProcessEndpoint(Endpoint):
             self._is_at_rest,
             steady=is_steady(board.descriptor),
         )
+        self._asks = Asks(self._engine.store, self._beside, self._wires.replies, nursery)
         board.release()
         self._connected.set()
         nursery.start_soon(self._read)
@@ -308,6 +313,8 @@ class ProcessEndpoint(Endpoint):
         return error
 
     def _release(self) -> None:
+        if self._asks is not None:
+            self._asks.close()
         if self._beside is not None:
             self._beside.close()
             self._beside = None
@@ -396,6 +403,10 @@ class ProcessEndpoint(Endpoint):
                 return
             if kind == LOST:
                 self._beside.lost(generation)
+                return
+            if kind in (ASK, WITHDRAW):
+                assert self._asks is not None
+                self._asks.hear(kind, flags, generation, body, self.asked)
                 return
             answer = self._receive(kind, flags, slot, body)
         self._heard_at = time.perf_counter_ns()
@@ -603,6 +614,10 @@ class ProcessEndpoint(Endpoint):
             await trio.lowlevel.checkpoint()
             return None
         return await self._wires.stacks.ask(lambda: self._host.signal(STACKS_SIGNAL), seconds)
+
+    def may_ask(self, slot: int) -> bool:
+        """Say so of all but built-in operations, whose workers are not trusted."""
+        return not self._plain[slot]
 
     def histograms(self) -> memoryview:
         """Return the worker's time counts."""

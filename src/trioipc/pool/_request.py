@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from trioipc.pool._endpoint import Answer, Call, Death, Snapshot
     from trioipc.pool._instruments import Watch
     from trioipc.pool._ladder import Ladder
+    from trioipc.pool._nesting import Child
     from trioipc.pool._stall import StallClock
     from trioipc.pool._worker import Worker
     from trioipc.protocol._lifecycle import RequestEvent, RequestState
@@ -135,6 +136,14 @@ class PoolRequest(Generic[T_co]):
     _pid: int | None = None
     _outcome: Outcome[Any] | None = None
     _asked: bool = False
+
+    # What its function asks for, while that runs; and how often it was asked for itself.
+    _children: dict[Child, None] | None = None
+    _depth: int = 0
+    # Called when it ends, before anybody else is given its place.
+    _return_place: Callable[[], object] | None = None
+    # What one of its children has raised though it was cancelled.
+    _stray: BaseException | None = None
 
     _landing: trio.Lock | None = None
     _waiter: trio.lowlevel.Task | None = None
@@ -295,6 +304,26 @@ class PoolRequest(Generic[T_co]):
             self._stopped = True
             self._dispatcher.cancel(self, None)
 
+    def _stop_children(self) -> None:
+        """Cancel what its function asks for; it may be asking no more."""
+        for child in [*(self._children or ())]:
+            child.stop()
+
+    def _lose(self, child: Child) -> None:
+        """Forget one that has ended; with the last, end as well if it is time."""
+        assert self._children is not None
+        del self._children[child]
+        if self._state == "ended" and not self._children:
+            self._end()
+
+    def _ends_at(self) -> float:
+        """Say when it ends at the latest, on Trio's clock, as far as is known."""
+        at = min(self._deadline, self._expires)
+        snapshot = self._look()
+        if snapshot is not None and self._terms.timeout != math.inf:
+            at = min(at, trio.current_time() + self._terms.timeout - snapshot.seconds)
+        return at
+
     def _inform(self, snapshot: Snapshot) -> None:
         """Give the reader of `progress` what does not come from its worker."""
         if self._channel is not None:
@@ -322,13 +351,19 @@ class PoolRequest(Generic[T_co]):
     def _give(self) -> Any:
         """Return or raise the outcome, to the one caller who waits for it."""
         answer = self._answer
-        if answer is not None and answer.kind == "value" and not self._stopped:
+        if (
+            answer is not None
+            and answer.kind == "value"
+            and not self._stopped
+            and self._stray is None
+        ):
             return answer.unpack().unwrap()
         return self._decide().unwrap()
 
     def _let_go(self) -> None:
         """Forget what was given: only who was given it is to hold it, and what it holds."""
         self._raise_cancel = self._cause = self._failure = self._verdict = self._answer = None
+        self._stray = None
         self._crashes = ()
 
     def _conclude(self) -> Outcome[Any]:
@@ -342,9 +377,9 @@ class PoolRequest(Generic[T_co]):
         answer, failure = self._answer, self._failure
         if not self._stopped:
             if failure is not None:
-                return Error(failure)
+                return self._with_stray(Error(failure))
             assert answer is not None
-            return self._homecoming(answer)
+            return self._with_stray(self._homecoming(answer))
         error = self._error_in_cleanup(answer)
         if self._raise_cancel is not None:
             return Error(error) if error is not None else capture(self._raise_cancel)
@@ -408,13 +443,24 @@ class PoolRequest(Generic[T_co]):
 
     def _error_in_cleanup(self, answer: Answer | None) -> BaseException | None:
         """Return the exception that the function raised though, or since, it was cancelled."""
-        if answer is None:
-            return None
-        if answer.kind != "error":
-            answer.drop()
-            return None
-        outcome = self._homecoming(answer)
+        if answer is None or answer.kind != "error":
+            if answer is not None:
+                answer.drop()
+            return self._stray
+        outcome = self._with_stray(self._homecoming(answer))
         return outcome.error if isinstance(outcome, Error) else None
+
+    def _with_stray(self, outcome: Outcome[Any]) -> Outcome[Any]:
+        """Have nothing lost that a request has raised which this one had asked for."""
+        stray = self._stray
+        if stray is None:
+            return outcome
+        if not isinstance(outcome, Error):
+            return Error(stray)
+        outcome.error.add_note(
+            f"trioipc: what it had asked for failed too, with {type(stray).__name__}"
+        )
+        return outcome
 
     def _rung(self, answer: Answer | None) -> str:
         if self._ladder is None or (answer is not None and answer.kind == "skipped"):

@@ -144,7 +144,7 @@ class Supervisor:
             team.target = max(team.target, self._least or 0)
         team.target = min(team.size, max(team.target, team.scheduler.workers + waiting))
         missing = wanted(
-            size=team.size,
+            size=team.capacity,
             target=team.target,
             alive=len(alive),
             starting=starting,
@@ -155,7 +155,7 @@ class Supervisor:
         )
         if self.circuit() == "half-open":
             missing = min(missing, 1 - min(starting, 1))
-        most = team.size + team.spare + _SURPLUS
+        most = team.capacity + team.spare + _SURPLUS
         return max(0, min(missing, most - len(team.workers)))
 
     @enable_ki_protection
@@ -168,11 +168,13 @@ class Supervisor:
             self._team.ready(worker)
             self._tell()
 
+        worker.endpoint.asked = functools.partial(dispatcher.asked, worker)
         hear = functools.partial(dispatcher.answered, worker)
         self._mourn(
             worker,
             await worker.endpoint.live(ready, hear, functools.partial(self._mourn, worker)),
         )
+        del worker.endpoint.asked  # which knows who knows it
 
     def _mourn(self, worker: Worker[PoolRequest[object]], death: Death) -> None:
         """Take in that a worker is dead, which may be said twice."""
@@ -221,6 +223,7 @@ class Supervisor:
                 self._feel(worker, elapsed)
             if worker.state in ("idle", "busy"):
                 self._team.judge(worker, now)
+        self._team.let_go(now)
 
     def _shrink(self, shrinking: Shrinking, now: float, least: int) -> None:
         """Let go of those that nobody has needed for a while."""

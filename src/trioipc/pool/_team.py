@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, final
 import attrs
 import trio
 
-from trioipc.pool._recycling import Limits
+from trioipc.pool._recycling import IDLE_SECONDS, Limits
 from trioipc.pool._statistics import TimeCounts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import TypeAlias
+    from typing import Literal, TypeAlias
 
     from trioipc.pool._endpoint import Death, Engine
     from trioipc.pool._instruments import Instruments
@@ -60,6 +60,13 @@ class Team:
     workers: dict[PoolWorker, None] = attrs.field(factory=dict, init=False)
     # Those that are ready and not given requests yet.
     bench: dict[PoolWorker, None] = attrs.field(factory=dict, init=False)
+    # Requests that have a place and wait for others that they have asked for. {request: how many}
+    lenders: dict[Request, int] = attrs.field(factory=dict, init=False)
+    # How many of the bench are kept for them, and when so many were last needed.
+    _kept: int = attrs.field(default=0, init=False)
+    _kept_at: float = attrs.field(default=-math.inf, init=False)
+    # Whether more may be given requests than there may be, until one of them is idle.
+    overdrawn: bool = attrs.field(default=False, init=False)
     # Of those that are gone: how many for which reason, and the times that they had counted.
     restarts: dict[str, int] = attrs.field(factory=dict, init=False)
     times: TimeCounts = attrs.field(factory=TimeCounts, init=False)
@@ -71,11 +78,62 @@ class Team:
         """How many requests wait for a worker, or for room in the queue, or were sent ahead."""
         return self.scheduler.waiting + self.scheduler.ahead + len(self._room)
 
+    # -- places that are lent ---------------------------------------------------------------
+
+    @property
+    def capacity(self) -> int:
+        """The most there may be now, without spares: with those in the place of who waits."""
+        return self.size + len(self.lenders) // self.engine.places
+
+    def lend(self, request: Request) -> None:
+        """Let one more of those that a request has asked for have its place, one at a time."""
+        self.lenders[request] = self.lenders.get(request, 0) + 1
+        extra = self.capacity - self.size
+        if extra and extra >= self._kept:
+            self._kept, self._kept_at = extra, trio.current_time()
+
+    def take_back(self, request: Request) -> None:
+        """Let a request have its place again, if that was the last of them."""
+        self.lenders[request] -= 1
+        if not self.lenders[request]:
+            del self.lenders[request]
+            self.settle()
+
+    def settle(self) -> None:
+        """Bench those that are too many, since a place was taken back; busy ones, when they end."""
+        surplus = self.scheduler.workers - self.capacity
+        for worker in [*self.workers]:
+            if surplus > 0 and worker.state == "idle" and worker not in self.bench:
+                self.scheduler.remove_worker(worker)
+                self.bench[worker] = None
+                surplus -= 1
+        self.overdrawn = surplus > 0
+
+    def let_go(self, now: float) -> None:
+        """Let those leave in whose place nobody has been for a while."""
+        if self._kept and now - self._kept_at > IDLE_SECONDS:
+            self._kept, self._kept_at = self.capacity - self.size, now
+            self.fill()
+
+    def prospects(self) -> Literal["good", "lent", "bad"]:
+        """Say whether there is, or will be, a worker for what waits.
+
+        Returns:
+          ``"lent"`` if all that there are run requests that wait for others.
+        """
+        states = [worker.state for worker in self.workers]
+        if "starting" in states or "idle" in states:
+            return "good"
+        busy = [worker for worker in self.workers if worker.state == "busy"]
+        if any(request not in self.lenders for worker in busy for request in worker.held.values()):
+            return "good"
+        return "lent" if busy else "bad"
+
     def ask_for_help(self) -> None:
         """Have another worker do what waits, from the bench or started for it, if there may be."""
         if self.bench:
             self.fill()
-        if len(self.workers) < self.size + self.spare:
+        if len(self.workers) < self.capacity + self.spare:
             self.on_demand()
 
     def add(self, worker: PoolWorker) -> None:
@@ -119,7 +177,7 @@ class Team:
     def _is_wanted(self) -> bool:
         """Say whether one more worker is to be given requests."""
         scheduler = self.scheduler
-        if scheduler.workers >= self.size:
+        if scheduler.workers >= self.capacity:
             return False
         return bool(self.wanting or scheduler.workers < self.target)
 
@@ -128,7 +186,7 @@ class Team:
         for worker in self.workers:
             if worker.state in ("idle", "busy") and worker.service.is_over(worker.answered):
                 return worker
-        if len(self.bench) > self.spare + self.due:
+        if len(self.bench) > self.spare + self.due + self._kept:
             return next(iter(self.bench))
         return None
 

@@ -47,6 +47,7 @@ from trioipc.pool._endpoint import Death, Endpoint, Engine, Snapshot
 from trioipc.pool._options import values_of
 from trioipc.pool._payload import exit_error, refuse_asynchronous
 from trioipc.pool._slot import set_cancel, set_limit, snapshot
+from trioipc.pool._thread_asks import ThreadAsker
 from trioipc.worker._context import within
 from trioipc.worker._lifespan import living
 from trioipc.worker.registry import load, registered
@@ -182,6 +183,9 @@ class ThreadEndpoint(Endpoint):
                 return Death(error=error)
         return Death()
 
+    def _asker(self) -> ThreadAsker:
+        return ThreadAsker(self._token, self.asked)
+
     def _work(self, ready: Callable[[], None], hear: Callable[[int, Answer], None]) -> None:
         """Be the thread, from the first call to the last."""
         load(self._engine.modules)
@@ -214,7 +218,7 @@ class ThreadEndpoint(Endpoint):
         if cells[CANCEL] == generation:
             return ThreadAnswer("skipped", None)
         request = CurrentRequest(
-            cells, generation, f"{self._engine.name}-{serial}", state=self._state
+            cells, generation, f"{self._engine.name}-{serial}", state=self._state, asker=self._asker
         )
         set_context_request(request)
         try:

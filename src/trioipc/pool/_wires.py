@@ -124,6 +124,8 @@ class ParentWires:
     calls: int
     answers: int
     stacks: StackReader
+    # Where replies to what functions ask for go.
+    replies: int
     # The read end of the log records, for whoever reads it; None if there is none.
     logs: int | None = None
 
@@ -141,6 +143,9 @@ class ParentWires:
         if self.answers >= 0:
             os.close(self.answers)
             self.answers = -1
+        if self.replies >= 0:
+            os.close(self.replies)
+            self.replies = -1
         self.stacks.close()
 
 
@@ -160,19 +165,20 @@ def hand_over(control: socket.socket, board: Segment, *, with_logs: bool = False
         their_calls, calls = _pipe(theirs, ours)
         answers, their_answers = _pipe(ours, theirs)
         stacks, their_stacks = _pipe(ours, theirs)
-        sent = [their_calls, their_answers, their_stacks, board.descriptor]
+        their_replies, replies = _pipe(theirs, ours)
+        sent = [their_calls, their_answers, their_stacks, board.descriptor, their_replies]
         logs = None
         if with_logs:
             logs, their_logs = _pipe(ours, theirs)
             os.set_blocking(logs, False)
             os.set_blocking(their_logs, False)
             sent.append(their_logs)
-        for descriptor in (calls, answers, stacks, their_stacks):
+        for descriptor in (calls, answers, stacks, their_stacks, replies):
             os.set_blocking(descriptor, False)
         socket.send_fds(control, [b"\0"], sent)
         ours.pop_all()
     control.setblocking(False)
-    return ParentWires(control, calls, answers, StackReader(stacks), logs)
+    return ParentWires(control, calls, answers, StackReader(stacks), replies, logs)
 
 
 def _pipe(reader: contextlib.ExitStack, writer: contextlib.ExitStack) -> tuple[int, int]:

@@ -33,6 +33,7 @@ from trioipc.pool._block import block
 from trioipc.pool._dispatch import Dispatcher
 from trioipc.pool._instruments import Instruments
 from trioipc.pool._map import map_items
+from trioipc.pool._nesting import Nesting
 from trioipc.pool._options import Options, count, one_of, seconds
 from trioipc.pool._progress import Sampler
 from trioipc.pool._recycling import Limits
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from trioipc.pool._endpoint import Call, Engine
+    from trioipc.pool._nesting import Child
     from trioipc.pool._progress import Progress
     from trioipc.pool._statistics import PoolStatistics, WorkerInfo
     from trioipc.protocol._messages import Priority
@@ -89,6 +91,7 @@ class WorkerPool:
             self._check_run,
         )
         self._supervisor = Supervisor(self._dispatcher, options.min_size)
+        self._dispatcher.asked = Nesting(self._dispatcher, self._perform_nested).asked
         team = self._dispatcher.team
         team.on_demand = self._supervisor.look
         team.spare = options.spare
@@ -289,7 +292,7 @@ class WorkerPool:
             self._dispatcher.attend(request)
             if on_progress is not None:
                 failure = await self._report(request, on_progress)
-            if request._state != "ended":
+            if request._state != "ended" or request._children:
                 request._waiter = current_task()
                 await wait_task_rescheduled(request._abort)
             if nursery.child_tasks:  # its arguments were being copied when it was cancelled
@@ -305,6 +308,23 @@ class WorkerPool:
             return value
         finally:
             request._let_go()  # what is raised has a frame that holds the request
+
+    async def _perform_nested(
+        self, child: Child, fn: Callable[..., Any], args: tuple[Any, ...]
+    ) -> Any:
+        """Run what the function of another request asks for to its end."""
+        asker = child.asker
+        terms = self._terms(fn, None, None, "high", None, None, None, asker._terms.grace)
+        assert asker._nursery is not None
+        # Its context variables are those of who asked for the other.
+        context = asker._nursery.parent_task.context.copy()
+        call = context.run(self._dispatcher.engine.prepare_nested, fn, args)
+        request: PoolRequest[Any] = PoolRequest(self._dispatcher, fn, call, terms)
+        request._depth = asker._depth + 1
+        request._deadline = asker._ends_at()
+        request._return_place = child.give_back
+        child.borrow()
+        return await self._perform(request, None)
 
     async def _report(
         self, request: PoolRequest[Any], on_progress: Callback

@@ -60,8 +60,14 @@ FROM_WORKER = struct.Struct("<IBBHQ")
 # function; a BaseException of it that is no Exception; a result or exception that could not be
 # pickled; cancelled before it began; stopped by a checkpoint or an interrupt. RETURN answers none:
 # a slab of the parent's is no longer looked at; its number is in the place of the generation. LOST
-# likewise: it could not be mapped, and must be shown again.
-READY, NONE, VALUE, ERROR, EXIT, PAYLOAD, SKIPPED, STOPPED, RETURN, LOST = range(10)
+# likewise: it could not be mapped, and must be shown again. ASK: the function that runs wants
+# another called; the body begins with the number of that. WITHDRAW: it does so no more.
+READY, NONE, VALUE, ERROR, EXIT, PAYLOAD, SKIPPED, STOPPED, RETURN, LOST, ASK, WITHDRAW = range(12)
+ASK_NUMBER = struct.Struct("<Q")
+
+# Frames that reply to ASK, on a pipe of their own: length of the body, kind, flags, number. The
+# kind is NONE, VALUE, ERROR, PAYLOAD or STOPPED.
+REPLY = struct.Struct("<IBBQ")
 
 # Flags of a body.
 BESIDE = 1  # it begins with a table of places

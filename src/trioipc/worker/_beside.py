@@ -68,6 +68,12 @@ class Beside:
           RemoteProtocolError: if its table is broken.
           OSError: if something cannot be mapped. All of it has been received, or is lost.
         """
+        with self._lock:  # what a thread has asked for may come while a call does
+            return self._take_in(body, flags)
+
+    def _take_in(
+        self, body: bytes, flags: int
+    ) -> tuple[list[memoryview], dict[int, Segment], bytes]:
         places, numbers, rest = places_of(body, flags)
         wanted: dict[int, tuple[int, bool]] = {}  # {number: how much of it, and whether to wipe it}
         for number, offset, length, kind in places:
@@ -107,8 +113,9 @@ class Beside:
 
     def losses(self) -> bytes:
         """Return the frames for slabs that were lost; the parent must have them first."""
-        frames, self._lost = self._lost, b""
-        return frames
+        with self._lock:
+            frames, self._lost = self._lost, b""
+            return frames
 
     def returns(self, limit: int = sys.maxsize) -> bytes:
         """Return the frames for slabs that nobody looks at any more, having wiped those.
@@ -116,6 +123,10 @@ class Beside:
         Args:
           limit: How many bytes may be wiped; what is larger is left for the next time.
         """
+        with self._lock:
+            return self._returns(limit)
+
+    def _returns(self, limit: int) -> bytes:
         self._done += self._borrowed.settle()
         frames = b""
         later: list[tuple[Slab, bool]] = []

@@ -39,6 +39,7 @@ from trioipc.memory._board import (
 from trioipc.memory._fence import fence
 from trioipc.memory._segment import adopt
 from trioipc.protocol._codec import (
+    ASK_NUMBER,
     BESIDE,
     CALL,
     CONTEXT,
@@ -70,8 +71,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, TypeAlias
 
+    from trioipc.memory._segment import Segment
     from trioipc.protocol._codec import Encoded
     from trioipc.worker._beside import Beside
+    from trioipc.worker._nesting import Asker
     from trioipc.worker._wires import Ticket, Wires
 
     _Loaded: TypeAlias = tuple[Callable[..., Any], tuple[Any, ...]]
@@ -114,6 +117,10 @@ class Server:
         # Whether a function was interrupted: what that has left half-done is not for those that
         # were sent ahead, and the next ones go elsewhere.
         self._is_spent = False
+        # Asks the parent, from the first time on that a function does.
+        self._asks: Asker | None = None
+        # A thread may ask while the loop answers.
+        self._writing = threading.Lock()
         # Whether a function has forked, and this is the child.
         self._is_fork = False
         # What the lifespan has given.
@@ -192,9 +199,10 @@ class Server:
 
     def _write(self, frame: bytes) -> None:
         try:
-            written = os.write(self._wires.answers, frame)
-            while written < len(frame):
-                written += os.write(self._wires.answers, frame[written:])
+            with self._writing:
+                written = os.write(self._wires.answers, frame)
+                while written < len(frame):
+                    written += os.write(self._wires.answers, frame[written:])
         except BrokenPipeError:  # the parent left; there is nobody to tell
             os._exit(0)
 
@@ -254,7 +262,12 @@ class Server:
             self._answer(slot, generation, frame)
             return
         request = CurrentRequest(
-            cells, generation, f"{self._ticket.name}-{serial}", self._allocate, self._state
+            cells,
+            generation,
+            f"{self._ticket.name}-{serial}",
+            self._allocate,
+            self._state,
+            self._asker,
         )
         self._start(request, slot, loaded)
 
@@ -317,6 +330,39 @@ class Server:
         if self._is_fork:  # what is shared is not ours to give
             return memoryview(bytearray(nbytes))
         return self._traffic().allocate(nbytes, blank)
+
+    def _asker(self) -> Asker:
+        """Return what asks the parent. Loaded when first needed: few functions do."""
+        if self._is_fork:
+            raise RuntimeError("a process that was forked from a worker cannot ask its pool")
+        with self._making:
+            if self._asks is None:
+                from trioipc.worker._nesting import Asker
+
+                self._asks = Asker(self, self._wires.replies)
+            return self._asks
+
+    def send_ask(self, kind: int, number: int, request: CurrentRequest, encoded: Encoded) -> None:
+        """Send what a function asks for; see `Asker`."""
+        request._shields += 1  # an interrupt half-way would leave half a frame
+        try:
+            body = ASK_NUMBER.pack(number) + self._send_beside(encoded)
+            frame = FROM_WORKER.pack(len(body), kind, encoded.flags, 0, request._generation) + body
+            if self._beside is not None:  # the replies' slabs are to be had again before the end
+                frame = self._beside.losses() + frame + self._beside.returns()
+            self._write(frame)
+        finally:
+            request._shields -= 1
+
+    def take_in(
+        self, request: CurrentRequest, body: bytes, flags: int
+    ) -> tuple[list[memoryview], dict[int, Segment], bytes]:
+        """Take in what travels beside a reply; see `Beside.take_in`."""
+        request._shields += 1
+        try:
+            return self._traffic().take_in(body, flags)
+        finally:
+            request._shields -= 1
 
     def _function(self, number: int) -> Callable[..., Any]:
         if number in self._broken:

@@ -1,12 +1,13 @@
 """What connects a worker process to its parent, seen from the worker.
 
-A control socket for the handshake and for descriptors, two pipes for frames, and one for the text
+A control socket for the handshake and for descriptors, three pipes for frames, and one for the text
 of stacks. A write and a read on a pipe take a third of the time that a Unix socket takes.
 
 Handshake: the worker connects to the address of its ticket and says `HELLO` (the ticket's token,
-its pid and version). The parent compares, then sends one byte with four descriptors: the read end
-of the calls, the write ends of the answers and of the stacks, and the board; and if the parent
-wants our log records, the write end of a pipe for those.
+its pid and version). The parent compares, then sends one byte with five descriptors: the read end
+of the calls, the write ends of the answers and of the stacks, the board, and the read end of the
+replies to what functions ask for; and if the parent wants our log records, the write end of a pipe
+for those.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ class Ticket:
 class Wires:
     """The worker's ends: the control socket, and the descriptors of pipes and board."""
 
-    __slots__ = ("answers", "board", "calls", "control", "logs", "stacks")
+    __slots__ = ("answers", "board", "calls", "control", "logs", "replies", "stacks")
 
     def __init__(
         self,
@@ -114,6 +115,7 @@ class Wires:
         answers: int,
         stacks: int,
         board: int,
+        replies: int,
         logs: int | None = None,
     ) -> None:
         self.control = control
@@ -121,10 +123,14 @@ class Wires:
         self.answers = answers
         self.stacks = stacks
         self.board = board
+        self.replies = replies
         self.logs = logs
 
     def close(self) -> None:
-        """Close what is ours alone: a crash may need the stacks' even later."""
+        """Close what is ours alone: a crash may need the stacks' even later.
+
+        Nor the replies', from which a thread may be reading.
+        """
         self.control.close()
         os.close(self.calls)
         os.close(self.answers)
@@ -154,7 +160,7 @@ def take_over(control: socket.socket, *, logs: bool = False) -> Wires:
     Raises:
       OSError: if the parent is gone or does not want us.
     """
-    expected = 5 if logs else 4
+    expected = 6 if logs else 5
     data, descriptors, _, _ = socket.recv_fds(control, 1, expected)
     if not data or len(descriptors) != expected:
         raise ConnectionError("the parent closed the connection during the handshake")

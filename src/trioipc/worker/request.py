@@ -2,7 +2,8 @@
 
 Rules:
 
-- Nothing here sends a message. Progress and phase are stores into the slot; a checkpoint is a load.
+- Nothing here but `run` sends a message. Progress and phase are stores into the slot; a checkpoint
+  is a load.
 - When a request has ended, what it handed out writes to scrap, so a thread that a function left
   behind can never write into the next request's slot.
 """
@@ -31,10 +32,30 @@ from trioipc.memory._board import (
 
 if TYPE_CHECKING:
     import contextvars
-    from collections.abc import Callable, Iterator
-    from typing import Any
+    from collections.abc import Awaitable, Callable, Iterator
+    from typing import Any, Protocol, TypeVar, TypeVarTuple
 
     from trioipc.memory.state import SharedCancellation, SharedProgress
+
+    T = TypeVar("T")
+    Ts = TypeVarTuple("Ts")
+
+    class Asks(Protocol):
+        """Asks the pool that this worker belongs to."""
+
+        def ask(
+            self,
+            request: CurrentRequest,
+            function: Callable[..., Any],
+            arguments: tuple[Any, ...],
+            deliver: Callable[[Callable[[], Any]], object],
+        ) -> Callable[[], None]:
+            """Have a function called, and the reply delivered in another thread.
+
+            Returns:
+              What has it cancelled.
+            """
+
 
 # Less than this is not worth a slab: it is copied when it travels.
 OUT_OF_ARENA = 64 << 10
@@ -46,6 +67,7 @@ class CurrentRequest:
 
     __slots__ = (
         "_allocator",
+        "_asker",
         "_cancellation",
         "_cells",
         "_generation",
@@ -68,6 +90,7 @@ class CurrentRequest:
         id: str | None,
         allocator: Callable[[int, bool], memoryview] | None = None,
         state: Any = None,
+        asker: Callable[[], Asks] | None = None,
     ) -> None:
         self._cells = cells
         self._generation = generation
@@ -76,6 +99,8 @@ class CurrentRequest:
         self._shields = 0
         # Where `allocate` gets big memory from; None if it need not travel.
         self._allocator = allocator
+        # Makes what asks the pool; None if there is no pool.
+        self._asker = asker
         self.id = id
         self.state = state
 
@@ -174,10 +199,70 @@ class CurrentRequest:
         finally:
             self._shields -= 1
 
+    def run_sync(self, fn: Callable[[*Ts], T], *args: *Ts) -> T:
+        """Run ``fn(*args)`` on this pool, and wait for what it returns.
+
+        It is a part of this request: it ends when this ends, however that ends, and its failure is
+        raised here, as itself. Meanwhile this request lends its place: the pool starts another
+        worker if it must, so that functions may ask for others however few workers there are. For
+        several at once, call this from threads of your own.
+
+        Where no worker runs this, it just calls ``fn``.
+
+        Args:
+          fn: A function that can be pickled by name, and that this pool runs.
+          *args: Its arguments.
+
+        Raises:
+          RequestInterrupt: if this request is cancelled. Let it pass.
+          WorkerCrashedError: if the worker that ran it died. You don't get this if that of this
+            request does.
+          PayloadError: if the call, its result or its exception could not be pickled.
+          RecursionError: if this request was asked for by another, and that by another, and so on
+            for 16 times.
+          RuntimeError: on a Trio task, which it would block: there, await `run`. Or if this request
+            has ended, or this process was forked from a worker.
+          Exception: whatever ``fn`` raised, and what else `WorkerPool.run` raises.
+        """
+        asker = self._ready_to_ask()
+        if asker is None:
+            return fn(*args)
+        from trioipc.worker._nesting import call
+
+        result: T = call(asker, self, fn, args)
+        return result
+
+    async def run(self, fn: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
+        """Run ``fn(*args)`` on this pool of kind ``"io"``, and wait for what it returns.
+
+        As `run_sync`, but for asynchronous functions.
+
+        Cancellation: a checkpoint. If cancelled, ``fn`` has ended, too.
+        """
+        asker = self._ready_to_ask()
+        if asker is None:
+            return await fn(*args)
+        from trioipc.worker._nesting_io import call_async
+
+        result: T = await call_async(asker, self, fn, args)
+        return result
+
+    def _ready_to_ask(self) -> Asks | None:
+        if self._cells is _SCRAP:
+            raise RuntimeError("this request has ended, so it cannot ask its pool for another")
+        self.checkpoint()
+        if self._asker is None:
+            return None
+        self._shields += 1  # what is made half-way would be made again
+        try:
+            return self._asker()
+        finally:
+            self._shields -= 1
+
     def _end(self) -> None:
         """Cut the ties to the slot; what was handed out writes to scrap from now on."""
         self._cells = _SCRAP
-        self._allocator = None
+        self._allocator = self._asker = None
         if self._progress is not None:
             self._progress._turn_to_scrap()
         if self._cancellation is not None:
