@@ -183,7 +183,8 @@ class PoolStatistics:
 
     operations: dict[str, OperationStatistics] = attrs.field(factory=dict)
     """The same by operation: ``"channel/name"`` of one that is registered, or the full name of a
-    function. The first 31 that a pool is asked for; all others are ``"other"``."""
+    function; ``"map(...)"`` of that for several items of `WorkerPool.map` at a time. The first 31
+    that a pool is asked for; all others are ``"other"``."""
 
 
 class TimeCounts:
