@@ -51,7 +51,7 @@ class RequestRecord:
     """Its name, in errors, notes and logs."""
 
     operation: str
-    """What it does: ``"channel/name"`` of an `operation`, or the full name of a function; for
+    """What it does, as ``"channel/name"`` of an `operation`, or the full name of a function; for
     several items of `WorkerPool.map` at a time, ``"map(...)"`` of that."""
 
     priority: Priority
