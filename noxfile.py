@@ -53,7 +53,9 @@ def tests(session: nox.Session) -> None:
 @nox.session(python=PYTHONS[0])
 def lowest(session: nox.Session) -> None:
     """Run the tests on the oldest versions that trioipc says it works with."""
-    session.install(".[network,fast,filetype,zstd,cli]", *TEST_GROUP, *_floors(session))
+    session.install(
+        ".[network,fast,filetype,zstd,cli,opentelemetry]", *TEST_GROUP, *_floors(session)
+    )
     session.run(*PYTEST, *session.posargs)
 
 

@@ -516,3 +516,16 @@ def measure(payload: bytes) -> int:
 def end_badly(payload: str) -> None:
     """Raise something else when it is cancelled."""
     fail_in_cleanup(payload)
+
+
+class Box:
+    """Something with a method that changes it."""
+
+    def __init__(self) -> None:
+        self.content: object = None
+
+    def put(self, content: list[object]) -> list[object]:
+        """Change both what is put and where."""
+        content.append("put")
+        self.content = content
+        return content

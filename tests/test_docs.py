@@ -21,6 +21,8 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 import trioipc
+import trioipc.opentelemetry
+import trioipc.testing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -197,6 +199,27 @@ def test_service() -> None:
         assert (service.stderr.read(), service.wait(30)) == ("", 0)
 
 
+def test_observe() -> None:
+    """What is slow, and what has crashed, is told; the rest is counted."""
+    lines = run("observe.py").splitlines()
+    assert without_numbers(lines) == without_numbers(shown("observe.py"))
+    assert lines[1] == "a worker has crashed with exit code 3"
+    assert lines[3].startswith("builtins.abs: 100 ended")
+
+
+def test_traces() -> None:
+    """Spans of the function, the request and the caller are of one trace, and end in that order."""
+    lines = run("traces.py").splitlines()
+    assert without_numbers(lines) == without_numbers(shown("traces.py"))
+    traces = {re.findall(r"trace (\d+)", line)[0] for line in lines}
+    assert len(traces) == 1
+
+
+def test_testing() -> None:
+    """The tests in it pass, all of them, in hours of virtual time."""
+    assert run("testing.py").splitlines() == shown("testing.py")
+
+
 @pytest.fixture
 def website(tmp_path: Path) -> Iterator[str]:
     """Serve a file of two megabytes by the standard library; give its URL."""
@@ -238,7 +261,8 @@ def test_everything_public_is_in_the_reference() -> None:
     """Each name of the package, and each number of its small modules."""
     text = (ROOT / "docs" / "reference.md").read_text()
     listed = {name.rpartition(".")[2] for name in re.findall(r":: ([\w.]+)", text)}
-    assert {*trioipc.__all__} - {"__version__"} <= listed
+    public = {*trioipc.__all__, *trioipc.testing.__all__, *trioipc.opentelemetry.__all__}
+    assert public - {"__version__"} <= listed
     units = {"MiB": 1 << 20, "s": 1}
     for module in (trioipc.chunks, trioipc.timeouts):
         for name, value in vars(module).items():
@@ -251,7 +275,7 @@ def test_everything_public_is_in_the_reference() -> None:
 def test_every_example_is_run() -> None:
     """None is without its test, but for modules that others load."""
     text = Path(__file__).read_text()
-    names = {path.name for path in EXAMPLES.glob("*.py")} - {"greeter.py"}
+    names = {path.name for path in EXAMPLES.glob("*.py")} - {"greeter.py", "telemetry.py"}
     assert [name for name in names if f'"{name}"' not in text] == []
 
 

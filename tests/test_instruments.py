@@ -459,6 +459,20 @@ async def test_messages_and_bridges_are_seen(recorder: Recorder) -> None:
     assert "crypto/hash_file" in {told[1].operation for told in recorder.told if told[0] == "sent"}
 
 
+async def test_items_of_a_map_are_seen(recorder: Recorder) -> None:
+    """As many at a time as go together, under a name that says so; in the statistics likewise."""
+    async with (
+        open_worker_pool(1, instruments=[recorder]) as pool,
+        pool.map(jobs.double, range(9), chunk_size=4) as results,
+    ):
+        assert [result async for result in results] == [2 * number for number in range(9)]
+        operations = pool.statistics().operations
+    ended = [told[1].operation for told in recorder.told if told[0] == "ended"]
+    assert ended.count("map(custom/double)") >= 2
+    assert {*ended} == {*operations} <= {"map(custom/double)", "custom/double"}
+    assert sum(found.times.run_time.count for found in operations.values()) == len(ended)
+
+
 async def test_each_that_is_submitted_ends(recorder: Recorder) -> None:
     """Once, wherever its caller is cancelled."""
 

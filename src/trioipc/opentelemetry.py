@@ -35,7 +35,7 @@ class OpenTelemetryInstrument(Instrument):
 
     - ``trioipc.request.id``, ``trioipc.operation`` and ``trioipc.priority``;
     - ``trioipc.worker.pid``, ``trioipc.attempts``, ``trioipc.outcome``, ``trioipc.clock`` and
-      ``trioipc.rung``, as in `RequestEnd`, where there is one;
+      ``trioipc.rung``, as in `trioipc.RequestEnd`, where there is one;
     - ``trioipc.queue_time`` and ``trioipc.run_time``, in seconds;
     - ``error.type``, the name of the type of an error, or the outcome.
 

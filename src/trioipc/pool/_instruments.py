@@ -23,7 +23,6 @@ from trioipc._errors import (
     RequestTimeoutError,
     WorkerCrashedError,
 )
-from trioipc.pool._ledger import operation_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -52,7 +51,8 @@ class RequestRecord:
     """Its name, in errors, notes and logs."""
 
     operation: str
-    """What it does: ``"channel/name"`` of an `operation`, or the full name of a function."""
+    """What it does, as ``"channel/name"`` of an `operation`, or the full name of a function; for
+    several items of `WorkerPool.map` at a time, ``"map(...)"`` of that."""
 
     priority: Priority
     """As it was asked for."""
@@ -186,20 +186,18 @@ class Instruments:
                 self._all.pop(instrument, None)
                 _log.exception("%r raised in %s and is switched off", instrument, hook)
 
-    def watch(
-        self, request: PoolRequest[Any], arguments: tuple[Any, ...], prepare: Callable[[], Call]
-    ) -> Call:
+    def watch(self, request: PoolRequest[Any], operation: str, prepare: Callable[[], Call]) -> Call:
         """Watch a request from before it is prepared; what is told may change what travels with it.
+
+        Args:
+          request: Which one; it has no call yet.
+          operation: What it does.
+          prepare: Makes the call.
 
         Raises:
           Exception: what ``prepare`` raises, with which the request ends.
         """
-        record = RequestRecord(
-            request.id,
-            operation_name(request._function, arguments),
-            request._terms.priority,
-            trio.current_time(),
-        )
+        record = RequestRecord(request.id, operation, request._terms.priority, trio.current_time())
         request._watch = watch = Watch(self, record)
         request._wants_progress = True  # its times are to be known at its end
 

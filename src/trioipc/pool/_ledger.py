@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, final
 
 from trioipc.memory._board import OPERATIONS
 from trioipc.pool._payload import function_name
+from trioipc.worker._chunk import run_chunk
 from trioipc.worker.registry import MARK, perform
 
 if TYPE_CHECKING:
@@ -15,12 +16,20 @@ if TYPE_CHECKING:
 # What all are counted under that come when the numbers are used up.
 OTHER = "other"
 
+# What these do depends on what they are told to.
+PERFORMERS = (perform, run_chunk)
+
 
 def operation_name(function: Callable[..., object], arguments: tuple[Any, ...] = ()) -> str:
-    """Return what a request does: ``"channel/name"`` of an operation, or a function's full name."""
+    """Return what a request does: ``"channel/name"`` of an operation, or a function's full name.
+
+    Several items of a map at a time are ``"map(...)"`` of that.
+    """
     if function is perform:
         channel, name = arguments[:2]
         return f"{channel}/{name}"
+    if function is run_chunk:
+        return f"map({operation_name(arguments[1])})"
     mark = getattr(function, MARK, None)
     return function_name(function) if mark is None else f"{mark.channel}/{mark.name}"
 

@@ -18,6 +18,7 @@ from trioipc._errors import PayloadError, WorkerStartError
 from trioipc.pool._endpoint import Endpoint, Engine
 from trioipc.pool._expectation import Expectation
 from trioipc.pool._host import EXIT_SECONDS
+from trioipc.pool._ledger import PERFORMERS
 from trioipc.pool._options import values_of
 from trioipc.pool._payload import (
     NO_ARGUMENTS,
@@ -177,7 +178,7 @@ class ProcessEngine(Engine):
                 len(self._functions), pickled, NO_ARGUMENTS, self.store, self._expectation()
             )
             known.plain = (function.__module__ or "").startswith(_BUILTIN)
-            if function is not perform:  # which performs many
+            if function not in PERFORMERS:
                 known.operation = self.ledger.number(function)
             self._functions[function] = known
         if not arguments:
@@ -191,7 +192,7 @@ class ProcessEngine(Engine):
         )
         call.plain = known.plain
         call.operation = known.operation
-        if function is perform:
+        if function in PERFORMERS:
             call.operation = self.ledger.number(function, arguments)
         return call
 

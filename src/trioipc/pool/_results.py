@@ -26,6 +26,7 @@ from trio.lowlevel import checkpoint, current_task, enable_ki_protection
 from trioipc._errors import RequestInterrupt
 from trioipc.pool._admission import wait_for_room
 from trioipc.pool._chunking import Chunk, Line, Sizer, room_for
+from trioipc.pool._ledger import operation_name
 from trioipc.pool._payload import function_name
 from trioipc.pool._progress import Progress
 from trioipc.pool._request import PoolRequest
@@ -340,7 +341,15 @@ class MapResults(Generic[T]):
         request._on_end = partial(self._heard, chunk)
         chunk.request = request
         self._sent[chunk] = None
+        self._watch(request, call, chunk)
         self._dispatcher.submit(request)
+
+    def _watch(self, request: PoolRequest[Any], call: Call, chunk: Chunk) -> None:
+        """Let instruments know; not before, since one that cannot be prepared is none of theirs."""
+        instruments = self._dispatcher.team.instruments
+        if instruments is not None:
+            name = operation_name(self._function)
+            instruments.watch(request, name if chunk.alone else f"map({name})", lambda: call)
 
     def _prepare(self, chunk: Chunk) -> Call:
         """Make the call of a chunk; it may be left with fewer items."""

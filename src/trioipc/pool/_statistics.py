@@ -182,8 +182,9 @@ class PoolStatistics:
     to nothing, when no more is tried for up to 10 seconds; ``"half-open"`` while one is tried."""
 
     operations: dict[str, OperationStatistics] = attrs.field(factory=dict)
-    """The same by operation: ``"channel/name"`` of one that is registered, or the full name of a
-    function. The first 31 that a pool is asked for; all others are ``"other"``."""
+    """The same by operation, under ``"channel/name"`` if it is registered, or else the full name of
+    a function; ``"map(...)"`` of that for several items of `WorkerPool.map` at a time. The first
+    31 that a pool is asked for; all others are ``"other"``."""
 
 
 class TimeCounts:

@@ -32,6 +32,7 @@ from trioipc.pool._ahead import admits, expect, expect_nothing
 from trioipc.pool._block import block
 from trioipc.pool._dispatch import Dispatcher
 from trioipc.pool._instruments import Instruments
+from trioipc.pool._ledger import operation_name
 from trioipc.pool._map import map_items
 from trioipc.pool._nesting import Nesting
 from trioipc.pool._options import Options, count, one_of, seconds
@@ -269,7 +270,8 @@ class WorkerPool:
             return PoolRequest(self._dispatcher, fn, self._prepare(fn, args), terms, name)
         not_yet: Any = None
         request: PoolRequest[Any] = PoolRequest(self._dispatcher, fn, not_yet, terms, name)
-        request._call = instruments.watch(request, args, partial(self._prepare, fn, args))
+        prepare = partial(self._prepare, fn, args)
+        request._call = instruments.watch(request, operation_name(fn, args), prepare)
         return request
 
     def _prepare(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> Call:

@@ -28,7 +28,7 @@ def check_leaks(*, timeout: float = 10.0) -> Iterator[None]:
     so it looks again, blocking the thread, before it says so. Threads that Trio keeps for a while
     do not count. If the block raises, that comes out, and nothing is looked at.
 
-    Of everything on Linux. Elsewhere of threads, of processes that `multiprocessing` has started,
+    Of everything on Linux. Elsewhere of threads, of processes that ``multiprocessing`` has started,
     and of descriptors where the system lists them.
 
     Args:

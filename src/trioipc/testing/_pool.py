@@ -31,35 +31,35 @@ async def open_test_pool(
     context_variables: Iterable[str] = (),
     **options: Any,
 ) -> AsyncIterator[WorkerPool]:
-    """Open a pool without processes: the same `WorkerPool`, whose workers are tasks.
+    """Open a pool without processes: the same `trioipc.WorkerPool`, whose workers are tasks.
 
     For tests, most of all under `trio.testing.MockClock`: clocks, the cancel ladder, retries,
     queues and progress are the real ones and, as all time is Trio's, take no time. Functions run in
     the event loop: a plain one at once, so that nothing cancels it; one that would block needs a
     stand-in. Calls and results are pickled and unpickled, as on their way to a process: a lambda is
-    a `PayloadError` here as well; exceptions are not.
+    a `trioipc.PayloadError` here as well; exceptions are not.
 
-    `CurrentRequest.time_left` is the one thing that counts real time. There is no memory to
+    `trioipc.CurrentRequest.time_left` is the one thing that counts real time. There is no memory to
     measure, and there are no stacks; worker pids are those of no process.
 
     Args:
       size: The most workers there are.
-      kind: As in `open_worker_pool`, but no threads.
+      kind: As in `trioipc.open_worker_pool`, but no threads.
       stand_ins: ``{function: what plays its part}``: another function, which need not be one that
         can be pickled and may be asynchronous, or a `Crash`, `Hang`, `Stop` or `Delay`.
       faults: ``{number: what plays the part of the function}``, for the requests of these numbers,
         counted from 1 as they are sent to workers; a retry is one more.
       starts: ``{number: how that start goes}``, counted from 1: seconds, or an error.
-      modules: As in `open_worker_pool`, as are the others.
+      modules: As in `trioipc.open_worker_pool`, as are the others.
       start_timeout: How long a start may take.
       context_variables: Those that travel with requests.
-      **options: All else that `open_worker_pool` takes.
+      **options: All else that `trioipc.open_worker_pool` takes.
 
     Raises:
       WorkerStartError: if no worker can be started.
       ValueError, TypeError: if an argument is not as said above.
 
-    Cancellation: as `open_worker_pool`.
+    Cancellation: as `trioipc.open_worker_pool`.
     """
     checked = Options(size=size, **options)
     engine = SimulatedEngine(
