@@ -50,6 +50,7 @@ async def test_keys_come_from_workers() -> None:
         assert type(key) is bytes
         assert len(key) == 32
         assert await derive(PASSWORD.encode(), bytearray(SALT), algorithm="argon2id") == key
+        assert await derive("", SALT, **CHEAP) == hashlib.pbkdf2_hmac("sha256", b"", SALT, 1)  # type: ignore[arg-type]
         pbkdf2 = await derive(PASSWORD, SALT, algorithm="pbkdf2-sha256", length=64, iterations=3)
         assert pbkdf2 == hashlib.pbkdf2_hmac("sha256", PASSWORD.encode(), SALT, 3, 64)
         scrypt = await derive(PASSWORD, SALT, algorithm="scrypt", n=16, r=2, p=3)

@@ -8,6 +8,7 @@ from typing import Any
 
 import cryptography_vectors
 import pytest
+from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 from trioipc._errors import RequestInterrupt
 from trioipc.builtin._kdf import cost_of
@@ -48,6 +49,63 @@ def test_argon2id_is_that_of_the_vectors() -> None:
         key = derive_key(password, salt, int(vector["length"]), "argon2id", cost)
         assert key.hex() == vector["output"]
     assert len(vectors) == 5
+
+
+def test_what_argon2id_is_built_on_is_that_of_rfc_9106() -> None:
+    """Section 5.3, with a secret and associated data, by the class that we call without them."""
+    (vector,) = [vector for vector in read_vectors("argon2id.txt") if "secret" in vector]
+    key = Argon2id(
+        salt=bytes([2] * 16),
+        length=32,
+        iterations=3,
+        lanes=4,
+        memory_cost=32,
+        secret=bytes([3] * 8),
+        ad=bytes([4] * 12),
+    ).derive(bytes([1] * 32))
+    assert key.hex() == "0d640df58d78766c08c037a34a8b53c9d01ef0452d75b65eb52520e96b01e659"
+    assert key.hex() == vector["output"]
+
+
+@pytest.mark.parametrize(
+    ("iterations", "memory", "lanes", "password", "salt", "expected"),
+    [
+        (
+            *(2, 16, 1, b"password", b"somesalt"),
+            "09316115d5cf24ed5a15a31a3ba326e5cf32edc24702987c02b6566f61913cf7",
+        ),
+        (
+            *(2, 8, 1, b"password", b"somesalt"),
+            "9dfeb910e80bad0311fee20f9c0e2b12c17987b4cac90c2ef54d5b3021c68bfe",
+        ),
+        (
+            *(2, 8, 2, b"password", b"somesalt"),
+            "6d093c501fd5999645e0ea3bf620d7b8be7fd2db59c20d9fff9539da2bf57037",
+        ),
+        (
+            *(1, 16, 1, b"password", b"somesalt"),
+            "f6a5adc1ba723dddef9b5ac1d464e180fcd9dffc9d1cbf76cca2fed795d9ca98",
+        ),
+        (
+            *(4, 16, 1, b"password", b"somesalt"),
+            "9025d48e68ef7395cca9079da4c4ec3affb3c8911fe4f86d1a2520856f63172c",
+        ),
+        (
+            *(2, 16, 1, b"differentpassword", b"somesalt"),
+            "0b84d652cf6b0c4beaef0dfe278ba6a80df6696281d7e0d2891b817d8c458fde",
+        ),
+        (
+            *(2, 16, 1, b"password", b"diffsalt"),
+            "bdf32b05ccc42eb15d58fd19b1f856b113da1e9a5874fdcc544308565aa8141c",
+        ),
+    ],
+)
+def test_argon2id_is_that_of_the_reference(
+    iterations: int, memory: int, lanes: int, password: bytes, salt: bytes, expected: str
+) -> None:
+    """The tests of the algorithm's authors for version 0x13, but for the one of 256 MiB."""
+    cost = {"memory_cost": 1 << memory, "iterations": iterations, "lanes": lanes}
+    assert derive_key(password, salt, 32, "argon2id", cost).hex() == expected
 
 
 def test_scrypt_is_that_of_rfc_7914() -> None:
