@@ -6,6 +6,7 @@ One nursery for all of it, in the task that opens the block. Which items go toge
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 import trio
@@ -103,13 +104,15 @@ async def map_items(  # noqa: D417 - it is a method of `WorkerPool`
         total=_length_of(items),
         alone=chunk_size == 1 or dispatcher.engine.places > 1 or _is_builtin(fn),
     )
+    if options.chunk_size is not None and (max_pending or math.inf) < options.chunk_size:
+        raise ValueError(f"max_pending must be >= chunk_size, {chunk_size}, not {max_pending}")
     dispatcher.engine.prepare(fn, ())  # which finds out whether it can be sent
+    source = source_of(items)
     failure: BaseException | None = None
     async with trio.open_nursery() as nursery:
-        results: MapResults[T] = MapResults(
-            dispatcher, fn, source_of(items), terms, options, nursery
-        )
+        results: MapResults[T] = MapResults(dispatcher, fn, source, terms, options, nursery)
         try:
+            results.begin()
             yield results
         except BaseException as error:
             failure = error

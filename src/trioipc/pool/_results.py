@@ -131,11 +131,15 @@ class MapResults(Generic[T]):
         self._told = -1
         self._began = trio.current_time()
         self._next_report = self._began
-        source.start(nursery, self._may_pull, self._pulled)
 
     def __repr__(self) -> str:
         state = "left" if self._left else "finished" if self._is_finished else "open"
         return f"<map of {function_name(self._function)}: {self._done} done, {state}>"
+
+    def begin(self) -> None:
+        """Send the first items, and pull from an asynchronous source."""
+        self._source.start(self._nursery, self._may_pull, self._pulled)
+        self._send_more()
 
     def __aiter__(self) -> MapResults[T]:
         return self
@@ -166,7 +170,6 @@ class MapResults(Generic[T]):
         """Take chunks until one of them has a value."""
         self._dispatcher.check_run()
         self._task = _task()
-        self._deadline = trio.current_effective_deadline()
         while True:
             self._hand_over()
             if self._left:
