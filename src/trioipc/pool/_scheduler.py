@@ -146,12 +146,11 @@ class Scheduler(Generic[R, W]):
 
         With gates or a strategy of the user's, requests may wait though places are free.
         """
-        if self._free > 0:
+        none_waits = not self._queue.size and not self._gated
+        if self._free > 0 and (self._waits_for_places or none_waits):
             return False
-        return (
-            self.waiting + self.gated + self.ahead >= self._max_waiting
-            or self._weight > self._max_weight
-        )
+        waiting = self._queue.size + len(self._gated) + self.ahead
+        return waiting >= self._max_waiting or self._weight > self._max_weight
 
     def add(self, request: R, priority: Priority) -> None:
         """Let ``request`` wait, behind those of its priority."""
