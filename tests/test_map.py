@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import jobs
 import map_jobs
-from helpers import cancel_at_each_step, wait_for_file, wait_until
+from helpers import wait_for_file, wait_until
 from trioipc import (
     PayloadError,
     PoisonedRequestError,
@@ -32,6 +32,7 @@ from trioipc import (
     open_worker_pool,
 )
 from trioipc.pool._chunking import Chunk, Line, Sizer
+from trioipc.testing import cancel_at_each_step
 from trioipc.worker._chunk import FINISHED, SharedLog, log_bytes, run_chunk
 
 if TYPE_CHECKING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any, Literal
 
@@ -9,7 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trioipc.pool._scheduler import Scheduler
+from trioipc.pool._expectation import UNKNOWN
+from trioipc.pool._gate import Gate
+from trioipc.pool._queue import PASSES, PriorityQueue
+from trioipc.pool._scheduler import AHEAD_NANOSECONDS, Scheduler
 from trioipc.pool._supervisor import wanted
 
 Priority = Literal["high", "normal", "low"]
@@ -119,21 +123,194 @@ def test_an_unknown_strategy_is_named() -> None:
         scheduler({}, strategy="random")
 
 
+# ---- who waits
+
+
+def test_none_starves() -> None:
+    """When sixteen have gone before the first of a lower priority, it is its turn."""
+    it: PriorityQueue[str] = PriorityQueue()
+    for number in range(100):
+        it.add(f"h{number}", "high")
+    for name in ("n0", "n1"):
+        it.add(name, "normal")
+    for name in ("l0", "l1"):
+        it.add(name, "low")
+    order = [it.pop()[0] for _ in range(50)]
+    assert [order.index(name) for name in ("l0", "n0", "l1", "n1")] == [16, 17, 33, 35]
+    assert [name for name in order if name[0] == "h"] == [f"h{n}" for n in range(46)]
+
+
+def test_who_comes_later_was_not_passed_before() -> None:
+    """What has passed one that is gone does not count for the next."""
+    it: PriorityQueue[str] = PriorityQueue()
+    it.add("gone", "low")
+    for number in range(40):
+        it.add(f"h{number}", "high")
+    for _ in range(PASSES - 1):
+        it.pop()
+    it.discard("gone", "low")
+    it.pop()
+    it.add("low", "low")
+    assert [it.pop()[0] for _ in range(PASSES + 1)][-1] == "low"
+
+
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from(["add", "place", "back", "discard", "free", "leave", "join", "assign"]),
+            st.sampled_from(["add", "back", "discard", "pop", "pop", "take"]),
+            st.sampled_from(PRIORITIES),
+            st.integers(0, 99),
+        ),
+        max_size=300,
+    )
+)
+@settings(max_examples=200)
+def test_the_queue_against_three_lists(steps: list[tuple[str, Priority, int]]) -> None:
+    """Within a priority the order holds, and none is passed more often than it may be."""
+    it: PriorityQueue[int] = PriorityQueue()
+    lines: dict[Priority, list[int]] = {"high": [], "normal": [], "low": []}
+    passed: dict[Priority, int] = dict.fromkeys(lines, 0)
+    for number, (step, priority, which) in enumerate(steps):
+        waiting = [request for line in lines.values() for request in line]
+        if step == "add":
+            it.add(number, priority)
+            lines[priority].append(number)
+        elif step == "back":
+            it.put_back(number, priority)
+            lines[priority].insert(0, number)
+        elif waiting and step == "discard":
+            gone = waiting[which % len(waiting)]
+            for name, line in lines.items():
+                assert it.discard(gone, name) is (gone in line)
+                if gone in line:
+                    line.remove(gone)
+        elif waiting and step in ("pop", "take"):
+            if step == "pop":
+                assert it.first() == next(iter(it))
+                taken, of = it.pop()
+                assert lines[of][0] == taken
+            else:
+                taken = waiting[which % len(waiting)]
+                of = it.take(taken)
+            lines[of].remove(taken)
+            passed[of] = 0
+            for lower in PRIORITIES[PRIORITIES.index(of) + 1 :]:
+                passed[lower] = passed[lower] + 1 if lines[lower] else 0
+                if step == "pop":  # normal may have to wait for low that has waited as long
+                    assert passed[lower] <= PASSES
+        assert it.size == sum(map(len, lines.values()))
+        assert sorted(it) == sorted(request for line in lines.values() for request in line)
+
+
+# ---- sending ahead
+
+
+def ready_to_send(expected: dict[str, int], workers: int = 2) -> Scheduler[str, str]:
+    """Make one that knows how long requests take, by their first letter."""
+    return scheduler(
+        {f"w{number}": 1 for number in range(workers)},
+        expect=lambda request: expected.get(request[0], UNKNOWN),
+    )
+
+
+def test_two_hundred_microseconds_are_sent_ahead() -> None:
+    """To whoever has least to do; what would be more waits here."""
+    it = ready_to_send({"a": 60_000, "b": 10_000})
+    given_to = {"w0": ["a0"], "w1": ["b0"]}
+    assert [it.place(name, "normal") for name in ("a0", "b0")] == ["w0", "w1"]
+    for number in range(1, 40):
+        it.add(f"b{number}", "normal")
+    while (pair := it.next_ahead()) is not None:
+        given_to[pair[0]].append(pair[1])
+    assert len(given_to["w0"]) == 1 + 14
+    assert len(given_to["w1"]) == 20
+    assert it.ahead == 33
+    assert it.waiting == 39 - 33
+    it.free("w1", "b0")
+    assert (it.ahead, it.waiting) == (32, 6)  # others are still in its hands
+    assert it.next_pair() is None
+    pair = it.next_ahead()
+    assert pair is not None
+    assert pair[0] == "w1"
+
+
+def test_none_is_sent_ahead_of_an_idle_worker() -> None:
+    """Nor behind what takes long or nobody knows, nor itself if that is so."""
+    it = ready_to_send({"s": 1000, "l": 500_000})
+    assert it.place("s0", "normal") == "w0"
+    it.add("s1", "normal")
+    assert it.next_ahead() is None
+    assert it.next_pair() == ("w1", "s1")
+    it.add("l0", "normal")
+    it.add("s2", "normal")
+    assert it.next_ahead() is None  # first come, first served
+    it.discard("l0", "normal")
+    assert it.next_ahead() is not None
+    it.drags_on("w0", "s0")
+    it.drags_on("w1", "s1")
+    it.add("s3", "normal")
+    assert it.next_ahead() is None
+    it.discard("s3", "normal")
+    it.add_worker("w2", 1)
+    it.add("s4", "normal")
+    assert it.next_pair() == ("w2", "s4")
+
+
+def test_a_worker_may_refuse() -> None:
+    """What it would have to load first is not sent ahead."""
+    it = scheduler({"w": 1}, expect=lambda _: 1000, admits=lambda worker, request: request != "new")
+    it.place("r", "normal")
+    it.add("new", "normal")
+    assert it.next_ahead() is None
+    it.discard("new", "normal")
+    it.add("old", "normal")
+    assert it.next_ahead() == ("w", "old")
+
+
+def test_it_is_lopsided_when_others_could_help() -> None:
+    """One has nothing to do while another has more than it can do at a time."""
+    it = ready_to_send({"s": 1000})
+    for name in ("s0", "s1", "s2"):
+        if it.place(name, "normal") is None:
+            it.next_ahead()
+    assert not it.is_lopsided
+    it.free("w1", "s1")
+    assert it.is_lopsided
+    it.free("w0", "s2")
+    assert not it.is_lopsided
+
+
+# ---- whatever happens
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(
+                ["add", "place", "back", "discard", "free", "leave", "join", "assign", "drag"]
+            ),
             st.integers(0, 5),
             st.sampled_from(PRIORITIES),
         ),
         max_size=80,
     ),
     st.sampled_from(["least-busy", "round-robin"]),
+    st.sampled_from([None, 1, 3]),
+    st.sampled_from([1000, 90_000, UNKNOWN]),
 )
-@settings(max_examples=300)
-def test_nothing_is_lost(steps: list[tuple[str, int, Priority]], strategy: str) -> None:
-    """Whatever happens, each request waits, has one place, or was discarded."""
-    it = scheduler({"w0": 2, "w1": 1}, strategy=strategy)
+@settings(max_examples=400)
+def test_nothing_is_lost(
+    steps: list[tuple[str, int, Priority]], strategy: str, limit: int | None, expected: int
+) -> None:
+    """Whatever happens, each request waits, is held by one worker, or was discarded."""
+    gate: Gate[str] | None = None if limit is None else Gate(limit)
+    # Every second request is of the operation that has a limit.
+    it = scheduler(
+        {"w0": 2, "w1": 1},
+        strategy=strategy,
+        expect=lambda _: expected,
+        gate=gate and (lambda request: gate if int(request[1:]) % 2 else None),
+    )
     places = {"w0": 2, "w1": 1}
     waiting: dict[str, Priority] = {}
     held: dict[str, list[str]] = {"w0": [], "w1": []}
@@ -141,7 +318,16 @@ def test_nothing_is_lost(steps: list[tuple[str, int, Priority]], strategy: str) 
     def give(worker: str, request: str) -> None:
         held[worker].append(request)
         waiting.pop(request, None)
-        assert len(held[worker]) <= places[worker]
+
+    def assign() -> None:
+        for given_to, assigned in pairs(it):
+            assert len(held[given_to]) < places[given_to]
+            give(given_to, assigned)
+        assert not it.waiting or all(len(held[w]) >= places[w] for w in held)
+        for given_to, assigned in iter(it.next_ahead, None):
+            assert all(len(held[w]) >= places[w] for w in held)
+            give(given_to, assigned)
+            assert (len(held[given_to])) * expected <= AHEAD_NANOSECONDS
 
     for number, (step, who, priority) in enumerate(steps):
         worker = f"w{who}"
@@ -154,6 +340,7 @@ def test_nothing_is_lost(steps: list[tuple[str, int, Priority]], strategy: str) 
             if given_to is None:
                 waiting[request] = priority
             else:
+                assert len(held[given_to]) < places[given_to]
                 give(given_to, request)
         elif step == "back":
             it.put_back(request, priority)
@@ -161,23 +348,32 @@ def test_nothing_is_lost(steps: list[tuple[str, int, Priority]], strategy: str) 
         elif step == "discard" and waiting:
             gone = list(waiting)[who % len(waiting)]
             it.discard(gone, waiting.pop(gone))
+            it.leave(gone)
         elif step == "free" and held.get(worker):
-            it.free(worker, held[worker].pop())
+            ended = held[worker].pop(0)
+            it.free(worker, ended)
+            it.leave(ended)
+        elif step == "drag" and held.get(worker):
+            it.drags_on(worker, held[worker][0])
         elif step == "leave" and worker in held:
             it.remove_worker(worker)
-            del held[worker], places[worker]
+            for moved in held.pop(worker):
+                it.put_back(moved, priority)
+                waiting[moved] = priority
+            del places[worker]
         elif step == "join" and worker not in held:
             it.add_worker(worker, who % 3 + 1)
             held[worker], places[worker] = [], who % 3 + 1
         elif step == "assign":
-            for given_to, assigned in pairs(it):
-                highest = min(waiting.values(), key=PRIORITIES.index)
-                assert waiting[assigned] == highest
-                give(given_to, assigned)
-            assert not waiting or all(len(held[w]) == places[w] for w in held)
-        assert it.waiting == len(waiting)
+            assign()
+        assert it.waiting + it.gated == len(waiting)
         assert it.held == sum(map(len, held.values()))
+        assert it.ahead == sum(max(0, len(held[w]) - places[w]) for w in held)
         assert set(it.requests()) == set(waiting)
+        if limit is not None:
+            there = [*waiting, *itertools.chain(*held.values())]
+            limited = [request for request in there if int(request[1:]) % 2]
+            assert len(limited) - it.gated == min(limit, len(limited))
 
 
 @pytest.mark.parametrize(

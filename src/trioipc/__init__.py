@@ -69,6 +69,11 @@ if TYPE_CHECKING:
     from trioipc.pool._statistics import PoolStatistics as PoolStatistics
     from trioipc.pool._statistics import RequestTimes as RequestTimes
     from trioipc.pool._statistics import WorkerInfo as WorkerInfo
+    from trioipc.pool._strategy import CostWeightedStrategy as CostWeightedStrategy
+    from trioipc.pool._strategy import RequestView as RequestView
+    from trioipc.pool._strategy import StickyStrategy as StickyStrategy
+    from trioipc.pool._strategy import Strategy as Strategy
+    from trioipc.pool._strategy import WorkerView as WorkerView
     from trioipc.pool.ipc import IPCProtocol as IPCProtocol
     from trioipc.pool.ipc import Worker as Worker
     from trioipc.pool.ipc import open_worker as open_worker
@@ -146,6 +151,13 @@ _HOMES = {
         "PoolStatistics",
         "RequestTimes",
         "WorkerInfo",
+    ),
+    "trioipc.pool._strategy": (
+        "CostWeightedStrategy",
+        "RequestView",
+        "StickyStrategy",
+        "Strategy",
+        "WorkerView",
     ),
     "trioipc.pool.ipc": ("IPCProtocol", "Worker", "open_worker"),
     "trioipc.pool._opening": ("open_worker_pool",),

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from trioipc.pool._instruments import Instrument
     from trioipc.pool._options import Lifespan
     from trioipc.pool._scheduler import StrategyName
+    from trioipc.pool._strategy import Strategy
     from trioipc.pool.pool import WorkerPool
 
     T = TypeVar("T")
@@ -159,7 +160,7 @@ async def open_worker_bridge(
     placement: PlacementKind | None = None,
     fallback: Fallback = "thread",
     modules: Iterable[str] = (),
-    strategy: StrategyName = "least-busy",
+    strategy: StrategyName | Strategy = "least-busy",
     task_timeout: float = math.inf,
     queue_timeout: float = math.inf,
     start_timeout: float = 30.0,

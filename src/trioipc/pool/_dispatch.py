@@ -17,8 +17,14 @@ import trio
 from outcome import Error
 from trio.lowlevel import enable_ki_protection
 
-from trioipc._errors import RequestCancelledError, RequestTimeoutError, WorkerStartError
+from trioipc._errors import (
+    LocalProtocolError,
+    RequestCancelledError,
+    RequestTimeoutError,
+    WorkerStartError,
+)
 from trioipc.pool._clocks import Clocks
+from trioipc.pool._gate import gate_of
 from trioipc.pool._ladder import INTERRUPT_INTERVAL, Ladder
 from trioipc.pool._statistics import LadderTimes
 from trioipc.pool._team import Team
@@ -29,6 +35,7 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from trioipc.pool._endpoint import Answer, Ask, Call, Death, Engine, Snapshot
+    from trioipc.pool._gate import Gate
     from trioipc.pool._progress import Sampler
     from trioipc.pool._request import PoolRequest, Terms
     from trioipc.pool._scheduler import Scheduler
@@ -45,6 +52,8 @@ _RETRY_DOUBLINGS = 7
 
 # A request that runs as long as this, while another worker has nothing to do, keeps none waiting.
 _DRAGS_SECONDS = 0.001
+
+_REFUSED = "the strategy gave no request to any worker, though some wait and no worker is busy"
 
 # A request whose workers die before they have begun it is moved on, but not for ever.
 _MOVES_LIMIT = 5
@@ -66,6 +75,8 @@ class Dispatcher:
     # Call them for the next number.
     serial: Callable[[], int] = attrs.field(factory=lambda: count(1).__next__, init=False)
     _generation: Callable[[], int] = attrs.field(factory=lambda: count(1).__next__, init=False)
+    # Of functions and operations of which only so many may run at once. {which: its gate}
+    gates: dict[object, Gate[Request]] = attrs.field(factory=dict, init=False)
     # Callers that wait for room in the queue.
     room: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot, init=False)
     # Why no worker could be started, when last there was none and none could be.
@@ -106,6 +117,8 @@ class Dispatcher:
     def submit(self, request: Request) -> None:
         """Take a new request in; it may be sent on return. Then `attend` to it."""
         terms = request._terms
+        if self.gates and request._gate is None and not request._depth:
+            request._gate = gate_of(self.gates, request._function)
         if terms.guarded and not self._guard(request, terms):
             return
         worker = self.scheduler.place(request, terms.priority)
@@ -115,8 +128,9 @@ class Dispatcher:
             if request._depth:  # who asked for it has a place meanwhile
                 self.scheduler.discard(request, terms.priority)
                 self.scheduler.put_back(request, terms.priority)
-            self.team.ask_for_help()
-            self._send_ahead()
+            self.assign()
+            if request._state == "waiting" or request._was_ahead:
+                self.team.ask_for_help()
         if self.room:
             self.offer_room()
 
@@ -173,13 +187,27 @@ class Dispatcher:
 
     def assign(self) -> None:
         """Give waiting requests the places that are free."""
-        while (pair := self.scheduler.next_pair()) is not None:
-            self._give(*pair)
+        try:
+            while (pair := self.scheduler.next_pair()) is not None:
+                self._give(*pair)
+        except LocalProtocolError as error:  # by a strategy of the user's
+            self._fail_waiting(error)
+        if self.scheduler.is_refused() and all(w.state == "idle" for w in self.team.workers):
+            self._fail_waiting(LocalProtocolError(_REFUSED))
         self._send_ahead()
         if self.scheduler.is_lopsided and self.clocks.balances_at == math.inf:
             self._look_who_is_first()
         if self.room:
             self.offer_room()
+
+    def _fail_waiting(self, error: LocalProtocolError) -> None:
+        """End all that wait for a worker, for nobody says who that would be."""
+        while (request := next(self.scheduler.waiting_for_workers(), None)) is not None:
+            self._forget(request)
+            failure = LocalProtocolError(str(error))
+            failure.__cause__ = error.__cause__
+            request._failure = failure
+            self._end(request, "end")
 
     def _give(self, worker: PoolWorker, request: Request, *, ahead: bool = False) -> None:
         """Send a request to a worker that has a place for it, or soon will have."""
@@ -398,6 +426,8 @@ class Dispatcher:
         if request._watch is not None:
             request._watch.ended(request)
         request._worker = None
+        if request._gate is not None:
+            self.scheduler.leave(request)
         self._stop_loading(request)
         del request._call  # its errors may hold the request, but need not hold its arguments
         if request._return_place is not None:
@@ -419,7 +449,8 @@ class Dispatcher:
     @property
     def waiting(self) -> int:
         """How many requests wait: for a worker, or behind another on one, or to be tried again."""
-        return self.scheduler.waiting + self.scheduler.ahead + len(self.resting)
+        scheduler = self.scheduler
+        return scheduler.waiting + scheduler.gated + scheduler.ahead + len(self.resting)
 
     # -- cancelling ---------------------------------------------------------------------------
 
@@ -439,6 +470,7 @@ class Dispatcher:
         if request._state == "waiting":
             self._forget(request)
             self._end(request, "cancel")
+            self.assign()
         elif request._state == "loading":
             self._give_back(request)
             self._end(request, "cancel")
@@ -554,6 +586,7 @@ class Dispatcher:
         pause = _RETRY_SECONDS * 2**doublings * (0.5 + self._random())
         request._rests_until = trio.current_time() + pause
         self.resting[request] = None
+        self.scheduler.leave(request)
         self.clocks.arm_waiting(request)
 
     def _try_again(self, request: Request) -> None:

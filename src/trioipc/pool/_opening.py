@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
 
     from trioipc.pool._endpoint import Engine
+    from trioipc.pool._gate import Concurrency
     from trioipc.pool._instruments import Instrument
     from trioipc.pool._options import Lifespan
     from trioipc.pool._scheduler import StrategyName
+    from trioipc.pool._strategy import Strategy
 
 
 @block
@@ -28,7 +30,7 @@ async def open_worker_pool(
     *,
     modules: Iterable[str] = (),
     kind: Kind = "cpu",
-    strategy: StrategyName = "least-busy",
+    strategy: StrategyName | Strategy = "least-busy",
     task_timeout: float = math.inf,
     queue_timeout: float = math.inf,
     start_timeout: float = 30.0,
@@ -51,6 +53,7 @@ async def open_worker_pool(
     context_variables: Iterable[str] = (),
     lifespan: Lifespan | None = None,
     instruments: Iterable[Instrument] = (),
+    concurrency: Concurrency | None = None,
 ) -> AsyncIterator[WorkerPool]:
     """Open a pool of workers for as long as the block lasts.
 
@@ -64,7 +67,7 @@ async def open_worker_pool(
       kind: ``"cpu"`` for worker processes that run one function at a time, ``"io"`` for those
         that run many asynchronous ones at once, each process under one ``trio.run``; ``"thread"``
         for threads of this process.
-      strategy: ``"least-busy"`` or ``"round-robin"``.
+      strategy: ``"least-busy"``, ``"round-robin"``, or a `Strategy`.
       task_timeout: Seconds that a request may run.
       queue_timeout: Seconds that it may wait before that.
       start_timeout: Seconds that a worker has to get ready.
@@ -110,6 +113,8 @@ async def open_worker_pool(
         and two seconds; not by a worker that is killed or crashes, nor after this process's end.
         What it raises then is logged to ``trioipc.worker`` in the worker.
       instruments: Are told what happens to requests and workers.
+      concurrency: The most requests that run at once of each function, or operation by its name;
+        at least 1. Others wait, and leave their places to other functions.
 
     Raises:
       WorkerStartError: if no worker can be started, a module not be loaded, or the lifespan not
@@ -142,6 +147,7 @@ async def open_worker_pool(
         forward_logs=forward_logs,
         lifespan=lifespan,
         instruments=instruments,
+        concurrency=concurrency,
     )
     engine = engine_of(
         one_of("kind", kind, KINDS),

@@ -9,6 +9,7 @@ import attrs
 
 from trioipc.pool._instruments import Instrument, instruments_of
 from trioipc.pool._scheduler import STRATEGIES, StrategyName
+from trioipc.pool._strategy import Strategy
 from trioipc.sizing import usable_cores
 from trioipc.worker._context import variable
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
     from typing import TypeAlias
 
+    from trioipc.pool._gate import Concurrency
     from trioipc.worker._context import Variable
 
     Lifespan: TypeAlias = Callable[
@@ -69,7 +71,7 @@ class Options:
     """What `open_worker_pool` was given, checked; here are the defaults."""
 
     size: int = attrs.field(factory=usable_cores)
-    strategy: StrategyName = "least-busy"
+    strategy: StrategyName | Strategy = "least-busy"
     task_timeout: float = math.inf
     queue_timeout: float = math.inf
     stall_timeout: float = math.inf
@@ -89,11 +91,12 @@ class Options:
     scrub_environment: bool = False
     forward_logs: bool = False
     lifespan: Lifespan | None = None
+    concurrency: Concurrency | None = None
     instruments: tuple[Instrument, ...] = attrs.field(default=(), converter=instruments_of)
 
     def __attrs_post_init__(self) -> None:
         count("size", self.size, 1, finite=True)
-        one_of("strategy", self.strategy, STRATEGIES)
+        _check_strategy(self.strategy)
         seconds("task_timeout", self.task_timeout)
         seconds("queue_timeout", self.queue_timeout)
         seconds("stall_timeout", self.stall_timeout)
@@ -120,6 +123,18 @@ class Options:
     def carried(self) -> tuple[str, ...]:
         """Names of the context variables that instruments want to travel."""
         return tuple(name for one in self.instruments for name in one.context_variables)
+
+
+def _check_strategy(strategy: object) -> None:
+    """Refuse what is neither the name of a strategy nor one."""
+    if isinstance(strategy, str):
+        one_of("strategy", strategy, STRATEGIES)
+    elif isinstance(strategy, type):
+        raise TypeError(f"strategy must be a Strategy, not the class {strategy.__name__}")
+    elif not isinstance(strategy, Strategy):
+        names = ", ".join(STRATEGIES)
+        kind = type(strategy).__name__
+        raise TypeError(f"strategy must be one of {names}, or a Strategy, not a {kind}")
 
 
 def _check_lifespan(lifespan: object) -> None:

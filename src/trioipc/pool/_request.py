@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from trioipc.memory.state import SharedCancellation
     from trioipc.pool._endpoint import Answer, Call, Death, Snapshot
+    from trioipc.pool._gate import Gate
     from trioipc.pool._instruments import Watch
     from trioipc.pool._ladder import Ladder
     from trioipc.pool._nesting import Child
@@ -97,6 +98,9 @@ class PoolRequest(Generic[T_co]):
     # Of its own, in the caller's task, from before it is submitted.
     _nursery: trio.Nursery | None = None
     _state: RequestState = "waiting"
+    # What a strategy of the user's wants to know of it, and what limits how many of its kind run.
+    _label: object = None
+    _gate: Gate[PoolRequest[object]] | None = None
     # Where it is: on which worker, in which place, under which number.
     _worker: Worker[PoolRequest[object]] | None = None
     _slot: int = 0

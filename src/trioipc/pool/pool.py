@@ -31,15 +31,18 @@ from trioipc.pool._admission import wait_for_room
 from trioipc.pool._ahead import admits, expect, expect_nothing
 from trioipc.pool._block import block
 from trioipc.pool._dispatch import Dispatcher
+from trioipc.pool._gate import gate_of, gates_of
 from trioipc.pool._instruments import Instruments
 from trioipc.pool._ledger import operation_name
 from trioipc.pool._map import map_items
 from trioipc.pool._nesting import Nesting
 from trioipc.pool._options import Options, count, one_of, seconds
+from trioipc.pool._planner import Planner
 from trioipc.pool._progress import Sampler
 from trioipc.pool._recycling import Limits
 from trioipc.pool._request import PoolRequest, Terms
 from trioipc.pool._scheduler import Scheduler
+from trioipc.pool._strategy import RequestView
 from trioipc.pool._supervisor import Supervisor
 from trioipc.pool._survey import survey
 from trioipc.pool._waiting import call_back, wait_out, wait_out_children
@@ -47,12 +50,13 @@ from trioipc.protocol._messages import CHANNELS, PRIORITIES, IPCMessage
 from trioipc.worker import registry
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 
     from trioipc.pool._endpoint import Call, Engine
     from trioipc.pool._nesting import Child
     from trioipc.pool._progress import Progress
     from trioipc.pool._statistics import PoolStatistics, WorkerInfo
+    from trioipc.pool._worker import Worker
     from trioipc.protocol._messages import Priority
 
     Callback: TypeAlias = Callable[[Progress], object | Awaitable[object]]
@@ -76,21 +80,27 @@ class WorkerPool:
     """Runs functions in workers; get one from `open_worker_pool`."""
 
     def __init__(self, engine: Engine, options: Options) -> None:
+        gates = gates_of(options.concurrency)
+        strategy = options.strategy
+        self._strategy = None if isinstance(strategy, str) else strategy
         self._dispatcher = Dispatcher(
             options.name,
             engine,
             Scheduler(
-                options.strategy,
+                strategy if isinstance(strategy, str) else "least-busy",
                 options.max_queue,
                 options.max_arena_bytes,
                 lambda request: request._call.held,
                 expect if engine.slots > engine.places else expect_nothing,
                 admits,
+                (lambda request: request._gate) if gates else None,
+                None if self._strategy is None else Planner(self._strategy, _view, _pid),
             ),
             Sampler(options.progress_interval),
             options.size,
             self._check_run,
         )
+        self._dispatcher.gates = gates
         self._supervisor = Supervisor(self._dispatcher, options.min_size)
         self._dispatcher.asked = Nesting(self._dispatcher, self._perform_nested).asked
         team = self._dispatcher.team
@@ -257,6 +267,59 @@ class WorkerPool:
             request._deadline = deadline
         return await self._perform(request, on_progress)
 
+    @enable_ki_protection
+    def run_nowait(
+        self,
+        fn: Callable[[*Ts], T],
+        *args: *Ts,
+        timeout: float | None = None,
+        queue_timeout: float | None = None,
+        priority: Priority = "normal",
+        on_progress: Callback | None = None,
+        cancellation: SharedCancellation | None = None,
+        max_retries: int | None = None,
+        idempotent: bool | None = None,
+        grace: float | None = None,
+    ) -> Coroutine[Any, Any, T]:
+        """Run ``fn(*args)`` as `run` does, but never wait for room in the queue.
+
+        For who would rather do without than wait: await at once what this returns. The arguments
+        are those of `run`.
+
+        Returns:
+          What runs it when it is awaited, and returns what ``fn`` returned; once.
+
+        Raises:
+          trio.WouldBlock: if no worker is free and the queue is full, by ``max_queue`` or by the
+            bytes of the pickles that wait: here, or if others fill it before this is awaited.
+          Exception: as `run`.
+
+        Cancellation: as `run`, when it is awaited.
+        """
+        self._check_home()
+        terms = self._terms(
+            fn, timeout, queue_timeout, priority, cancellation, max_retries, idempotent, grace
+        )
+        if self._dispatcher.scheduler.is_full():
+            raise trio.WouldBlock
+        return self._run_nowait(fn, args, terms, on_progress)
+
+    @enable_ki_protection
+    async def _run_nowait(
+        self,
+        fn: Callable[[*Ts], T],
+        args: tuple[*Ts],
+        terms: Terms,
+        on_progress: Callback | None,
+    ) -> T:
+        await checkpoint_if_cancelled()
+        self._check_home()
+        if self._dispatcher.scheduler.is_full():
+            raise trio.WouldBlock
+        request: PoolRequest[T] = self._make(fn, args, terms)
+        request._deadline = current_effective_deadline()
+        return await self._perform(request, on_progress)
+
     def _make(
         self,
         fn: Callable[..., Any],
@@ -266,13 +329,31 @@ class WorkerPool:
     ) -> PoolRequest[Any]:
         """Make a request, which instruments are told of before its call is prepared."""
         instruments = self._dispatcher.team.instruments
+        request: PoolRequest[Any]
         if instruments is None:
-            return PoolRequest(self._dispatcher, fn, self._prepare(fn, args), terms, name)
-        not_yet: Any = None
-        request: PoolRequest[Any] = PoolRequest(self._dispatcher, fn, not_yet, terms, name)
-        prepare = partial(self._prepare, fn, args)
-        request._call = instruments.watch(request, operation_name(fn, args), prepare)
+            request = PoolRequest(self._dispatcher, fn, self._prepare(fn, args), terms, name)
+        else:
+            not_yet: Any = None
+            request = PoolRequest(self._dispatcher, fn, not_yet, terms, name)
+            prepare = partial(self._prepare, fn, args)
+            request._call = instruments.watch(request, operation_name(fn, args), prepare)
+        if self._dispatcher.gates or self._strategy is not None:
+            self._classify(request, fn, args)
         return request
+
+    def _classify(self, request: PoolRequest[Any], fn: object, args: tuple[Any, ...]) -> None:
+        """Find out what limits a request, and what a strategy wants to know of it."""
+        what: Any = fn
+        if fn is registry.perform:
+            _, what, payload, _ = args
+            args = (payload,)
+        request._gate = gate_of(self._dispatcher.gates, what)
+        if self._strategy is not None:
+            try:
+                request._label = self._strategy.label(what, args)
+            except BaseException:
+                self._dispatcher.offer_room()  # which it may have been given
+                raise
 
     def _prepare(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> Call:
         try:
@@ -609,6 +690,14 @@ class WorkerPool:
                 await self._supervisor.wait_closed()
                 nursery.cancel_scope.cancel()
             await self._dispatcher.engine.close()
+
+
+def _view(request: PoolRequest[object]) -> RequestView:
+    return RequestView(request.id, request._terms.priority, request._label)
+
+
+def _pid(worker: Worker[PoolRequest[object]]) -> int | None:
+    return worker.endpoint.pid
 
 
 def _leave(request: PoolRequest[Any], body_error: BaseException | None) -> None:
