@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import jobs
 import map_jobs
-from helpers import cancel_at_each_step, wait_for_file, wait_until
+from helpers import wait_for_file, wait_until
 from trioipc import (
     PayloadError,
     PoisonedRequestError,
@@ -32,6 +32,7 @@ from trioipc import (
     open_worker_pool,
 )
 from trioipc.pool._chunking import Chunk, Line, Sizer
+from trioipc.testing import cancel_at_each_step
 from trioipc.worker._chunk import FINISHED, SharedLog, log_bytes, run_chunk
 
 if TYPE_CHECKING:
@@ -816,6 +817,14 @@ async def test_a_full_queue(kind: Kind) -> None:
             for _ in range(3):
                 nursery.start_soon(consume)
         assert got == [[n * n for n in range(200)]] * 3
+
+
+async def test_what_it_is_counted_as(pool: WorkerPool) -> None:
+    """The statistics know the function, and count what was sent."""
+    await mapped(pool, map_jobs.square, range(1000), chunk_size=100)
+    operations = pool.statistics().operations
+    assert [*operations] == ["map_jobs.square"]
+    assert operations["map_jobs.square"].times.run_time.count == 10
 
 
 async def test_two_at_once(pool: WorkerPool) -> None:
