@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Call = Callable[..., Awaitable[object]]
 
-PACKAGES = ("trioipc", "trio", "trio-parallel", "anyio", "loky")
+PACKAGES = ("trioipc", "trio", "trio-parallel", "anyio", "loky", "joblib")
 
 
 @attrs.frozen

@@ -16,6 +16,7 @@ from benchmarks import (
     compression,
     dispatch,
     large,
+    mapping,
     node,
     payloads,
     placing,
@@ -49,6 +50,7 @@ def main() -> None:
         requests.cancel_figures,
         requests.scaling_figures,
         ahead.figures,
+        mapping.figures,
     ):
         figures += trio.run(measure, options.rounds)
     with tempfile.TemporaryDirectory() as folder:

@@ -68,3 +68,8 @@ def encrypt(key: bytes, nonce: bytes, data: bytes) -> bytes:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
     return AESGCM(key).encrypt(nonce, data, None)
+
+
+def same(item: object) -> object:
+    """Return the item."""
+    return item

@@ -819,6 +819,14 @@ async def test_a_full_queue(kind: Kind) -> None:
         assert got == [[n * n for n in range(200)]] * 3
 
 
+async def test_what_it_is_counted_as(pool: WorkerPool) -> None:
+    """The statistics know the function, and count what was sent."""
+    await mapped(pool, map_jobs.square, range(1000), chunk_size=100)
+    operations = pool.statistics().operations
+    assert [*operations] == ["map_jobs.square"]
+    assert operations["map_jobs.square"].times.run_time.count == 10
+
+
 async def test_two_at_once(pool: WorkerPool) -> None:
     """Neither gets anything of the other."""
     async with (
