@@ -890,7 +890,7 @@ def test_threads_that_are_the_first_to_allocate(monkeypatch: pytest.MonkeyPatch)
     server = object.__new__(Server)
     server._beside, server._making, server._is_fork = None, threading.Lock(), False
     control = socket.socket()
-    server._wires = Wires(control, -1, -1, -1, -1)
+    server._wires = Wires(control, -1, -1, -1, -1, -1)
 
     def make_slowly(control: socket.socket) -> Beside:
         time.sleep(0.05)

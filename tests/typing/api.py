@@ -7,6 +7,8 @@ What is right must pass, with the type that it is said to have. What is wrong ha
 from __future__ import annotations
 
 import math
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, assert_type
 
 import trioipc
@@ -22,6 +24,7 @@ from trioipc import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
     import rich.progress
@@ -167,6 +170,40 @@ def inside() -> None:
     with request.uninterruptible():
         request.set_phase("at it")
     request.progress.set("1")  # type: ignore[arg-type]
+    assert_type(request.run_sync(add, 1, 2.0), complex)
+    request.run_sync(add, 1)  # type: ignore[arg-type]
+
+
+async def inside_a_task() -> None:
+    """What an asynchronous function finds."""
+    assert_type(await current_request().run(asynchronous, 1), bytes)
+    await current_request().run(asynchronous, "1")  # type: ignore[arg-type]
+    await current_request().run(add, 1, 2.0)  # type: ignore[arg-type]
+
+
+# ---- lifespans
+
+
+@contextmanager
+def plain() -> Iterator[int]:
+    """Be for any workers."""
+    yield 1
+
+
+@asynccontextmanager
+async def for_tasks(number: int) -> AsyncIterator[int]:
+    """Be for io workers, given its argument."""
+    yield number
+
+
+def lifespans() -> None:
+    """A lifespan is made without arguments."""
+    trioipc.open_worker_pool(lifespan=plain)
+    trioipc.open_worker_pool(kind="io", lifespan=partial(for_tasks, 1))
+    trioipc.open_worker_bridge(lifespan=plain)
+    trioipc.open_worker_pool(lifespan=for_tasks)  # type: ignore[arg-type]
+    trioipc.open_worker_pool(lifespan=plain())  # type: ignore[arg-type]
+    trioipc.open_worker_pool(lifespan=nothing)  # type: ignore[arg-type]
 
 
 # ---- the bridge
