@@ -22,6 +22,7 @@ from trioipc import RequestExitError, WorkerStartError, current_request
 from trioipc.pool._process_engine import ProcessEngine
 from trioipc.pool._statistics import add_up, parts, times_of
 from trioipc.pool._thread import ThreadEngine
+from trioipc.testing._engine import SimulatedEngine
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -46,12 +47,18 @@ def fake_engine() -> Engine:
     return FakeEngine(twins={jobs.cooperate: cooperate, jobs.spin: spin})
 
 
+def simulated_engine() -> Engine:
+    """Make the one that `trioipc.testing` offers."""
+    return SimulatedEngine(stand_ins={jobs.cooperate: cooperate, jobs.spin: spin})
+
+
 ENGINES: dict[str, Callable[[], Engine]] = {
     "fake": fake_engine,
+    "simulated": simulated_engine,
     "thread": lambda: ThreadEngine("test"),
     "process": lambda: ProcessEngine("test"),
 }
-WITH_ALL_RUNGS = ["fake", "process"]
+WITH_ALL_RUNGS = ["fake", "simulated", "process"]
 
 
 @attrs.define(eq=False)
