@@ -10,6 +10,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+import brotli
 import pytest
 
 from command import COMMAND, SECONDS, environment, terminal
@@ -165,6 +166,26 @@ def test_ctrl_c_while_it_reads_a_pipe(tmp_path: Path) -> None:
         screen.type("\x03")
         assert screen.end() == 130
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_compressed_is_not_for_a_terminal(tmp_path: Path) -> None:
+    """It would only be disturbed by it."""
+    with terminal("compress", "-", cwd=tmp_path) as screen:
+        assert screen.end() == 2
+    assert screen.lines() == ["trioipc: a terminal cannot show what is compressed: say -o FILE"]
+
+
+def test_a_worker_that_is_killed(folder: Path) -> None:
+    """Another one does its work again; the bar goes back, and the file is complete."""
+    (folder / "a").write_bytes(os.urandom(24 << 20))
+    with terminal(*SLOWLY, "--workers", "1", "-o", "to", "a", cwd=folder) as screen:
+        screen.wait_for(MOVING)
+        for worker in workers_of(screen.pid):
+            with open(f"/proc/{worker}/cmdline") as file:
+                if "spawn_main" in file.read():
+                    os.kill(worker, signal.SIGKILL)
+        assert screen.end() == 0
+    assert brotli.decompress((folder / "to").read_bytes()) == (folder / "a").read_bytes()
 
 
 # ---- passwords

@@ -257,6 +257,40 @@ def test_probe_network(website: str) -> None:
     assert [line.partition(": ")[2] for line in without_numbers(lines)] == expected
 
 
+def test_bars() -> None:
+    """To the letter what its page shows; there is no terminal, so no bar."""
+    files = ("../tutorial.md", "../design.md")
+    sizes = [f"{(EXAMPLES / file).stat().st_size / 1000:.1f} kB" for file in files]
+    lines = run("bars.py", *files).splitlines()
+    assert [line.partition(": ")[2] for line in lines[:2]] == sizes
+    assert without_numbers(lines) == without_numbers(shown("bars.py"))
+
+
+def transcript(page: str) -> list[tuple[str, str]]:
+    """Return each command that a page shows, with what it says that comes of it."""
+    blocks = re.findall(r"```console\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL)
+    return [tuple(block.removeprefix("$ ").split("\n", 1)) for block in blocks]
+
+
+def test_the_command_line(tmp_path: Path) -> None:
+    """What its page shows is what comes."""
+    (tmp_path / "poem.txt").write_text("Roses are red.\n")
+    (tmp_path / "password").write_text("correct horse\n")
+    commands = transcript("howto/command-line.md")
+    assert len(commands) >= 4
+    for command, expected in commands:
+        done = subprocess.run(
+            ["sh", "-c", f'trioipc() {{ "$PYTHON" -m trioipc "$@"; }}; {command}'],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHON": sys.executable},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=60,
+        )
+        assert done.stdout == expected, command
+
+
 def test_everything_public_is_in_the_reference() -> None:
     """Each name of the package, and each number of its small modules."""
     text = (ROOT / "docs" / "reference.md").read_text()

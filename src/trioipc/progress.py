@@ -46,7 +46,7 @@ def rich_task(progress: RichProgress, description: str) -> Callable[[Progress], 
       description: What the bar is called.
 
     Returns:
-      What takes a `Progress` and returns nothing.
+      What takes a `trioipc.Progress` and returns nothing.
     """
     task = progress.add_task(description, total=None)
 
@@ -68,7 +68,7 @@ def tqdm_bar(bar: TqdmBar) -> Callable[[Progress], None]:
       bar: A ``tqdm.tqdm``, or what has its ``n``, ``total`` and ``update``.
 
     Returns:
-      What takes a `Progress` and returns nothing.
+      What takes a `trioipc.Progress` and returns nothing.
     """
 
     def move(at: Progress) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -20,6 +21,7 @@ from trioipc.cli._password import password_from
 from trioipc.cli._plan import STANDARD
 from trioipc.cli._probe import probe
 from trioipc.cli._sealed import Keys, new_header, seal, unseal
+from trioipc.cli._stdio import is_terminal
 from trioipc.cli._work import opened, said_of, source_of, work_on
 
 if TYPE_CHECKING:
@@ -122,6 +124,12 @@ def _compress(options: argparse.Namespace) -> Task:
     if level is not None and level not in levels:
         raise UsageError(f"--level must be {levels[0]} to {levels[-1]} here, not {level}")
 
+    jobs_for = _plan.compressing(options.algorithm)
+    if is_terminal(sys.stdout) and any(
+        job.output == STANDARD for job in _plan.plan(options.files, options.output, jobs_for)
+    ):
+        raise UsageError("a terminal cannot show what is compressed: say -o FILE")
+
     async def write(
         bridge: WorkerBridge, job: Job, source: Source, path: str, on_progress: Callback | None
     ) -> int:
@@ -136,7 +144,7 @@ def _compress(options: argparse.Namespace) -> Task:
             )
         return written.size
 
-    return _writing(options, _plan.compressing(options.algorithm), write)
+    return _writing(options, jobs_for, write)
 
 
 def _decompress(options: argparse.Namespace) -> Task:
