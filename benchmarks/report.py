@@ -21,6 +21,7 @@ from benchmarks import (
     placing,
     requests,
     start,
+    streaming,
     sweeps,
 )
 from benchmarks.dispatch import Row
@@ -49,6 +50,7 @@ def main() -> None:
         requests.cancel_figures,
         requests.scaling_figures,
         ahead.figures,
+        streaming.figures,
     ):
         figures += trio.run(measure, options.rounds)
     with tempfile.TemporaryDirectory() as folder:

@@ -398,6 +398,8 @@ class Dispatcher:
         if request._watch is not None:
             request._watch.ended(request)
         request._worker = None
+        if request._rescue is not None:
+            request._rescue()
         self._stop_loading(request)
         del request._call  # its errors may hold the request, but need not hold its arguments
         if request._return_place is not None:
