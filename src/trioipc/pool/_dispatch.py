@@ -426,6 +426,8 @@ class Dispatcher:
         if request._watch is not None:
             request._watch.ended(request)
         request._worker = None
+        if request._rescue is not None:
+            request._rescue()
         if request._gate is not None:
             self.scheduler.leave(request)
         self._stop_loading(request)
