@@ -26,6 +26,7 @@ from trioipc._errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from contextvars import Context
 
     from trioipc.pool._endpoint import Call, Death
     from trioipc.pool._request import PoolRequest
@@ -216,7 +217,7 @@ class Instruments:
           Exception: what ``prepare`` raises, with which the request ends.
         """
         record = RequestRecord(request.id, operation, request._terms.priority, trio.current_time())
-        request._watch = watch = Watch(self, record)
+        request._watch = watch = Watch(self, record, copy_context())
         if self.has("request_ended"):
             request._wants_progress = True  # its times are to be known then
 
@@ -225,10 +226,9 @@ class Instruments:
             return prepare()
 
         try:
-            return copy_context().run(begin)
+            return watch.context.run(begin)
         except BaseException as error:
-            request._failure = error
-            watch.ended(request)
+            watch.refused(request, error)
             raise
 
     def worker_ended(self, worker: Worker[Any], was: WorkerState, death: Death) -> None:
@@ -244,6 +244,8 @@ class Watch:
 
     _instruments: Instruments
     _record: RequestRecord
+    # Where that was told; what its function asks for is of this context, too.
+    context: Context
     _is_cancelled: bool = attrs.field(default=False, init=False)
 
     def sent(self, request: PoolRequest[Any]) -> None:
@@ -255,6 +257,11 @@ class Watch:
         if not self._is_cancelled:
             self._is_cancelled = True
             self._instruments.call("request_cancelled", self._record, _reason(request))
+
+    def refused(self, request: PoolRequest[Any], error: BaseException) -> None:
+        """Tell that it ended before it began."""
+        request._failure = error
+        self.ended(request)
 
     def ended(self, request: PoolRequest[Any]) -> None:
         """Tell how it ended."""
