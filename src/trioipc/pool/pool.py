@@ -328,17 +328,29 @@ class WorkerPool:
         inlet: Inlet | None = None,
     ) -> PoolRequest[Any]:
         """Make a request, which instruments are told of before its call is prepared."""
-        instruments = self._dispatcher.team.instruments
         request: PoolRequest[Any]
-        if instruments is None:
+        if self._dispatcher.team.instruments is None:
             request = PoolRequest(self._dispatcher, fn, self._prepare(fn, args, inlet), terms, name)
         else:
-            not_yet: Any = None
-            request = PoolRequest(self._dispatcher, fn, not_yet, terms, name)
             prepare = partial(self._prepare, fn, args, inlet)
-            request._call = instruments.watch(request, operation_name(fn, args), prepare)
+            request = self._make_watched(fn, args, terms, name, prepare)
         if self._dispatcher.gates or self._strategy is not None:
             self._classify(request, fn, args)
+        return request
+
+    def _make_watched(
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        terms: Terms,
+        name: str | None,
+        prepare: Callable[[], Call],
+    ) -> PoolRequest[Any]:
+        instruments = self._dispatcher.team.instruments
+        assert instruments is not None
+        not_yet: Any = None
+        request: PoolRequest[Any] = PoolRequest(self._dispatcher, fn, not_yet, terms, name)
+        request._call = instruments.watch(request, operation_name(fn, args), prepare)
         return request
 
     def _classify(self, request: PoolRequest[Any], fn: object, args: tuple[Any, ...]) -> None:
@@ -351,8 +363,10 @@ class WorkerPool:
         if self._strategy is not None:
             try:
                 request._label = self._strategy.label(what, args)
-            except BaseException:
+            except BaseException as error:
                 self._dispatcher.offer_room()  # which it may have been given
+                if request._watch is not None:
+                    request._watch.refused(request, error)
                 raise
 
     def _prepare(self, fn: Callable[..., Any], args: tuple[Any, ...], inlet: Inlet | None) -> Call:
@@ -403,8 +417,13 @@ class WorkerPool:
         assert asker._nursery is not None
         # Its context variables are those of who asked for the other.
         context = asker._nursery.parent_task.context.copy()
-        call = context.run(self._dispatcher.engine.prepare_nested, fn, args)
-        request: PoolRequest[Any] = PoolRequest(self._dispatcher, fn, call, terms)
+        prepare = partial(self._dispatcher.engine.prepare_nested, fn, args)
+        request: PoolRequest[Any]
+        if asker._watch is None:
+            request = PoolRequest(self._dispatcher, fn, context.run(prepare), terms)
+        else:  # and what instruments have added to them
+            context = asker._watch.context
+            request = context.run(self._make_watched, fn, args, terms, None, prepare)
         request._depth = asker._depth + 1
         request._deadline = asker._ends_at()
         request._return_place = child.give_back
