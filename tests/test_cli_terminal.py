@@ -139,9 +139,10 @@ def test_killed(folder: Path) -> None:
     assert nothing_changed(folder)
 
 
-def test_ctrl_c_that_is_ignored(folder: Path) -> None:
+@pytest.mark.parametrize("ignored", ["INT", "INT TERM HUP"])
+def test_ctrl_c_that_is_ignored(folder: Path, ignored: str) -> None:
     """As `nohup` and the background of a script have it: it stays so."""
-    script = "trap '' INT; echo ready; exec \"$@\""
+    script = f"trap '' {ignored}; echo ready; exec \"$@\""
     program = subprocess.Popen(
         ["/bin/sh", "-c", script, "sh", *COMMAND, "compress", "-o", "-", "-"],
         stdin=subprocess.PIPE,
