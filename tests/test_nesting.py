@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import math
 import os
 from typing import TYPE_CHECKING, Any
@@ -559,3 +560,21 @@ async def test_cancelled_at_any_time(grace: float) -> None:
             await wait_until(lambda: not pool.statistics().busy_workers)
         assert pool._dispatcher.team.lenders == {}
         assert len(pool.workers) <= 2 or not grace
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_nothing_waits_for_the_collector(kind: Any) -> None:
+    """What was asked for is gone with its reply, whatever that was."""
+    async with open_worker_pool(1, kind=kind) as pool:
+        await pool.run(nest.ask, nest.double, 1)
+        gc.collect()
+        gc.disable()
+        try:
+            for function in (nest.double, nest.fail):
+                with contextlib.suppress(LookupError):
+                    await pool.run(nest.ask, function, 1)
+            await trio.testing.wait_all_tasks_blocked()
+            left = [type(found).__name__ for found in gc.get_objects()]
+        finally:
+            gc.enable()
+        assert [name for name in left if name in ("Child", "ProcessAsk", "ThreadAsk")] == []

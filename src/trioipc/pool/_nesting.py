@@ -91,8 +91,12 @@ class Child:
                 if self._stopped:
                     self.asker._stray = error
                 outcome = Error(error)
-            await self.ask.reply(outcome)
+            try:
+                await self.ask.reply(outcome)
+            finally:
+                del outcome  # its traceback holds this frame
         self.ask.stop()  # if it was cancelled: else it has its reply
+        del self.ask.on_withdrawal  # which knows who knows it
 
 
 @final

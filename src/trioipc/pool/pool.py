@@ -401,8 +401,8 @@ class WorkerPool:
         assert asker._nursery is not None
         # Its context variables are those of who asked for the other.
         context = asker._nursery.parent_task.context.copy()
-        call = context.run(self._dispatcher.engine.prepare_nested, fn, args)
-        request: PoolRequest[Any] = PoolRequest(self._dispatcher, fn, call, terms)
+        request: PoolRequest[Any] = context.run(self._make, fn, args, terms)
+        self._dispatcher.engine.exempt(request._call)
         request._depth = asker._depth + 1
         request._deadline = asker._ends_at()
         request._return_place = child.give_back
