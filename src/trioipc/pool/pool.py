@@ -95,6 +95,8 @@ class WorkerPool:
                 admits,
                 (lambda request: request._gate) if gates else None,
                 None if self._strategy is None else Planner(self._strategy, _view, _pid),
+                # Who asked for it has a place meanwhile.
+                lambda request: request._depth > 0,
             ),
             Sampler(options.progress_interval),
             options.size,
@@ -397,12 +399,15 @@ class WorkerPool:
     ) -> Any:
         """Run what the function of another request asks for to its end."""
         asker = child.asker
-        terms = self._terms(fn, None, None, "high", None, None, None, asker._terms.grace)
+        terms = self._terms(
+            fn, None, None, asker._terms.priority, None, None, None, asker._terms.grace
+        )
         assert asker._nursery is not None
         # Its context variables are those of who asked for the other.
         context = asker._nursery.parent_task.context.copy()
         request: PoolRequest[Any] = context.run(self._make, fn, args, terms)
         self._dispatcher.engine.exempt(request._call)
+        request._gate = None  # who asks may be in it, and wait for this
         request._depth = asker._depth + 1
         request._deadline = asker._ends_at()
         request._return_place = child.give_back
