@@ -125,9 +125,6 @@ class Dispatcher:
         if worker is not None:
             self._give(worker, request)
         else:
-            if request._depth:  # who asked for it has a place meanwhile
-                self.scheduler.discard(request, terms.priority)
-                self.scheduler.put_back(request, terms.priority)
             self.assign()
             if request._state == "waiting" or request._was_ahead:
                 self.team.ask_for_help()

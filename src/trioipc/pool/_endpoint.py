@@ -192,9 +192,8 @@ class Engine(ABC):
           TypeError: if workers of this kind do not run such functions.
         """
 
-    def prepare_nested(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Call:
-        """Make one that a call waits for, so it must not wait for memory that this may hold."""
-        return self.prepare(function, arguments)
+    def exempt(self, call: Call) -> None:  # noqa: B027 - most have nothing to wait for
+        """Have a call not wait for memory, for what waits for it may hold that."""
 
     def open_inlet(self, buffer: int) -> Inlet:
         """Make where the items of a stream arrive.

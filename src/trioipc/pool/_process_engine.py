@@ -162,13 +162,11 @@ class ProcessEngine(Engine):
         call.flags |= CONTEXT
         return call
 
-    def prepare_nested(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Call:
-        """Pickle a call that another waits for; see `Engine.prepare_nested`."""
-        call = self.prepare(function, arguments)
+    def exempt(self, call: Call) -> None:
+        """Have it not wait for room in the store; see `Engine.exempt`."""
         if call.loads:  # the others may be shared, and need no room
             assert isinstance(call, ProcessCall)
             call.waits = False
-        return call
 
     def _prepare(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> ProcessCall:
         if not _is_plain(function):

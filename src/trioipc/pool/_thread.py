@@ -108,9 +108,12 @@ class ThreadAnswer:
 
     def unpack(self) -> Outcome[Any]:
         """Return it; see `Answer.unpack`."""
-        if self.kind == "value":
-            return Value(self._value)
-        return Error(self._value)
+        # Kept no longer: frames in the traceback of an error hold this.
+        value, self._value = self._value, None
+        try:
+            return Value(value) if self.kind == "value" else Error(value)
+        finally:
+            del value
 
     def drop(self) -> None:
         """Let go of the value."""

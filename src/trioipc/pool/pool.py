@@ -94,6 +94,8 @@ class WorkerPool:
                 admits,
                 (lambda request: request._gate) if gates else None,
                 None if self._strategy is None else Planner(self._strategy, _view, _pid),
+                # Who asked for it has a place meanwhile.
+                lambda request: request._depth > 0,
             ),
             Sampler(options.progress_interval),
             options.size,
@@ -413,17 +415,17 @@ class WorkerPool:
     ) -> Any:
         """Run what the function of another request asks for to its end."""
         asker = child.asker
-        terms = self._terms(fn, None, None, "high", None, None, None, asker._terms.grace)
+        terms = self._terms(
+            fn, None, None, asker._terms.priority, None, None, None, asker._terms.grace
+        )
         assert asker._nursery is not None
         # Its context variables are those of who asked for the other.
         context = asker._nursery.parent_task.context.copy()
-        prepare = partial(self._dispatcher.engine.prepare_nested, fn, args)
-        request: PoolRequest[Any]
-        if asker._watch is None:
-            request = PoolRequest(self._dispatcher, fn, context.run(prepare), terms)
-        else:  # and what instruments have added to them
+        if asker._watch is not None:  # and what instruments have added to them
             context = asker._watch.context
-            request = context.run(self._make_watched, fn, args, terms, None, prepare)
+        request: PoolRequest[Any] = context.run(self._make, fn, args, terms)
+        self._dispatcher.engine.exempt(request._call)
+        request._gate = None  # who asks may be in it, and wait for this
         request._depth = asker._depth + 1
         request._deadline = asker._ends_at()
         request._return_place = child.give_back
