@@ -823,8 +823,8 @@ async def test_what_it_is_counted_as(pool: WorkerPool) -> None:
     """The statistics know the function, and count what was sent."""
     await mapped(pool, map_jobs.square, range(1000), chunk_size=100)
     operations = pool.statistics().operations
-    assert [*operations] == ["map_jobs.square"]
-    assert operations["map_jobs.square"].times.run_time.count == 10
+    assert [*operations] == ["map(map_jobs.square)"]
+    assert operations["map(map_jobs.square)"].times.run_time.count == 10
 
 
 async def test_two_at_once(pool: WorkerPool) -> None:
