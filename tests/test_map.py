@@ -6,6 +6,7 @@ import itertools
 import math
 import os
 import random
+import signal
 import threading
 import time
 from collections import Counter
@@ -390,6 +391,31 @@ async def test_a_generator_that_fails_when_it_is_closed(pool: WorkerPool) -> Non
     assert caught.value.__notes__ == ["trioipc: leaving the map failed too, with LookupError"]
 
 
+def interrupting(after: int) -> Iterator[int]:
+    """Yield some numbers, then have a Ctrl-C."""
+    yield from range(after)
+    signal.raise_signal(signal.SIGINT)
+    yield after
+
+
+async def interrupting_asynchronously(after: int) -> AsyncGenerator[int, None]:
+    """Do the same."""
+    for number in interrupting(after):
+        await trio.lowlevel.checkpoint()
+        yield number
+
+
+@pytest.mark.parametrize("source", [interrupting, interrupting_asynchronously])
+@pytest.mark.parametrize("after", [0, 100])
+async def test_a_ctrl_c_in_a_source(pool: WorkerPool, source: Any, after: int) -> None:
+    """It comes out at once, bare, and the pool goes on."""
+    with pytest.raises(KeyboardInterrupt):
+        async with pool.map(map_jobs.square, source(after), chunk_size=10) as results:
+            async for _ in results:
+                pass
+    assert await pool.run(jobs.add, 1, 2) == 3
+
+
 # ---- items that fail
 
 
@@ -662,6 +688,7 @@ async def test_cancelling_a_map_at_each_step(pool: WorkerPool) -> None:
         assert await pool.run(jobs.add, 1, 2) == 3
 
     assert await cancel_at_each_step(operation, check) > 5
+    assert await cancel_at_each_step(operation, check, all_tasks=True, stride=3) > 5
 
 
 async def test_leaving_early_cancels_the_rest(pool: WorkerPool) -> None:

@@ -35,6 +35,16 @@ def add(first: int, second: float) -> complex:
     return first + second
 
 
+def halve(number: int) -> float:
+    """Take an item."""
+    return number / 2
+
+
+async def ticks() -> AsyncIterator[int]:
+    """Yield items."""
+    yield 1
+
+
 def nothing() -> None:
     """Take nothing, and give nothing."""
 
@@ -99,6 +109,20 @@ async def requests(pool: trioipc.WorkerPool) -> None:
 
     pool.open_request(add, 1)  # type: ignore[arg-type]
     pool.open_request(add, 1, 2.0, on_progress=print)  # type: ignore[call-arg]
+
+
+async def maps(pool: trioipc.WorkerPool) -> None:
+    """And `WorkerPool.map`, over iterables of both kinds."""
+    async with pool.map(halve, [1, 2], chunk_size=5, on_error="collect") as results:
+        assert_type(results, AsyncIterator[float])
+        async for result in results:
+            assert_type(result, float)
+    pool.map(halve, ticks(), ordered=False, max_pending=5, on_progress=print)
+
+    pool.map(halve, ["one"])  # type: ignore[arg-type]
+    pool.map(halve, 5)  # type: ignore[arg-type]
+    pool.map(halve, [1], chunk_size="large")  # type: ignore[arg-type]
+    pool.map(add, [1])  # type: ignore[arg-type]
 
 
 async def shortest() -> None:

@@ -174,6 +174,7 @@ class MapResults(Generic[T]):
             self._hand_over()
             if self._left:
                 raise trio.ClosedResourceError("the block of this map was left")
+            self._error = self._error or self._source.interrupt()
             if self._error is not None:
                 self._raise_error()
             await self._take(await self._wait_for_head())
