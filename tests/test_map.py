@@ -221,6 +221,14 @@ async def test_results_larger_than_their_items(pool: WorkerPool) -> None:
     assert got == [map_jobs.expand(n) for n in range(60)]
 
 
+async def test_a_chunk_of_any_size(cpu: WorkerPool) -> None:
+    """Also one that is too large to be copied at once."""
+    items = [str(n) for n in range(100_000)]
+    assert await mapped(cpu, map_jobs.as_it_is, items, chunk_size=90_000) == items
+    blobs = [bytes(100_000)] * 30
+    assert await mapped(cpu, map_jobs.as_it_is, blobs, chunk_size=25) == blobs
+
+
 async def test_items_on_io_workers() -> None:
     """Many at once, each a request."""
     async with open_worker_pool(1, kind="io") as pool:
@@ -602,6 +610,16 @@ async def test_waiting_too_long(cpu: WorkerPool, tmp_path: Path) -> None:
     assert [type(error) for error in got] == [RequestTimeoutError] * 10
     assert {error.clock for error in got} == {"queue"}
     assert len({*map(id, got)}) == 10
+
+
+async def test_the_stall_clock_is_each_items_own() -> None:
+    """Nothing moves between two items, and yet that is no standstill."""
+    async with open_worker_pool(1, stall_timeout=0.5) as pool:
+        got = await mapped(pool, map_jobs.sleep_for, [0.05] * 20, chunk_size=20)
+        assert got == [0.05] * 20
+        with pytest.raises(RequestTimeoutError) as caught:
+            await mapped(pool, map_jobs.sleep_for, [0.0, 0.0, 60.0], chunk_size=3)
+        assert caught.value.clock == "stall"
 
 
 async def test_items_that_become_slow_are_shared(cpu: WorkerPool) -> None:

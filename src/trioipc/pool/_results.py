@@ -205,11 +205,14 @@ class MapResults(Generic[T]):
           BaseException: what the source has raised, then.
         """
         while not self._is_finished:
-            self._send_more()
+            is_all_sent = self._send_more()
             await self._report()
             head = self._line.head()
             if head is not None:
                 return head
+            if not is_all_sent:
+                await checkpoint()
+                continue
             if not self._has_more():
                 await self._report(last=True)
                 self._error, self._source.error = self._source.error, None
@@ -299,19 +302,26 @@ class MapResults(Generic[T]):
         self._send_more()
         self._bell.set()
 
-    def _send_more(self) -> None:
-        """Send chunks, as many as may be with the workers."""
+    def _send_more(self) -> bool:
+        """Send chunks, as many as may be with the workers; return False if there was no time."""
+        until = monotonic() + _TURN_SECONDS
+        while self._may_send():
+            chunk = self._line.next_unsent(self._sizer.size) or self._new_chunk()
+            if chunk is None:
+                return True
+            self._send(chunk)
+            if monotonic() > until:
+                return False
+        return True
+
+    def _may_send(self) -> bool:
         dispatcher = self._dispatcher
-        while not (
+        return not (
             self._is_finished
             or dispatcher.closed
             or len(self._sent) >= self._window
             or dispatcher.scheduler.is_full()
-        ):
-            chunk = self._line.next_unsent(self._sizer.size) or self._new_chunk()
-            if chunk is None:
-                return
-            self._send(chunk)
+        )
 
     def _new_chunk(self) -> Chunk | None:
         hungry = len(self._sent) < self._places
@@ -406,7 +416,8 @@ class MapResults(Generic[T]):
     @enable_ki_protection
     async def _send_later(self) -> None:
         """Send what was held back for a full chunk; the consumer may be busy."""
-        self._send_more()
+        while not self._send_more():
+            await trio.lowlevel.cancel_shielded_checkpoint()
 
     # -- progress ---------------------------------------------------------------------------
 
