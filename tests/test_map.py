@@ -29,6 +29,7 @@ from trioipc import (
     RequestTimeoutError,
     SharedCancellation,
     SharedCounter,
+    StickyStrategy,
     WorkerCrashedError,
     open_worker_pool,
 )
@@ -870,6 +871,22 @@ async def test_what_it_is_counted_as(pool: WorkerPool) -> None:
     operations = pool.statistics().operations
     assert [*operations] == ["map(map_jobs.square)"]
     assert operations["map(map_jobs.square)"].times.run_time.count == 10
+
+
+async def test_items_that_go_alone_go_where_they_belong() -> None:
+    """A strategy is asked for each."""
+
+    def half(function: object, arguments: tuple[object, ...]) -> object:
+        (number,) = arguments
+        assert isinstance(number, int)
+        return number % 2
+
+    async with open_worker_pool(2, min_size=2, strategy=StickyStrategy(half)) as pool:
+        await pool.warm()
+        got = await mapped(pool, map_jobs.with_pid, range(40), chunk_size=1)
+    homes = {(number % 2, pid) for number, pid in got}
+    assert [number for number, _ in got] == [*range(40)]
+    assert len(homes) == 2
 
 
 async def test_two_at_once(pool: WorkerPool) -> None:

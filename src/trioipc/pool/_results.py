@@ -78,6 +78,8 @@ class MapOptions:
     on_progress: Callable[[Progress], object | Awaitable[object]] | None
     # How many items there are; 0 if nobody knows.
     total: int
+    # What the pool's strategy wants to know of a request, if anything.
+    label: Callable[[Any, tuple[Any, ...]], object] | None
     # Whether each item goes in a request of its own, whatever the chunk size.
     alone: bool
 
@@ -174,9 +176,6 @@ class MapResults(Generic[T]):
             self._hand_over()
             if self._left:
                 raise trio.ClosedResourceError("the block of this map was left")
-            self._error = self._error or self._source.interrupt()
-            if self._error is not None:
-                self._raise_error()
             await self._take(await self._wait_for_head())
             for value in self._values:
                 result: T = value
@@ -202,9 +201,12 @@ class MapResults(Generic[T]):
 
         Raises:
           StopAsyncIteration: if there is none, and none comes.
-          BaseException: what the source has raised, then.
+          BaseException: what an item has raised, or then the source.
         """
         while not self._is_finished:
+            self._error = self._error or self._source.interrupt()
+            if self._error is not None:
+                break
             is_all_sent = self._send_more()
             await self._report()
             head = self._line.head()
@@ -337,6 +339,7 @@ class MapResults(Generic[T]):
         """Make a request of a chunk; or let its items go one by one, if they cannot go together."""
         try:
             call = self._prepare(chunk)
+            label = self._label(chunk)
         except Exception as error:
             self._give_up_log(chunk)
             if chunk.alone:
@@ -348,6 +351,7 @@ class MapResults(Generic[T]):
             return
         terms = self._terms if chunk.alone else self._chunk_terms
         request: PoolRequest[Any] = PoolRequest(self._dispatcher, self._function, call, terms)
+        request._label = label
         request._crashes = chunk.crashes
         request._attempts = len(chunk.crashes)
         request._deadline = self._deadline
@@ -378,6 +382,11 @@ class MapResults(Generic[T]):
                 return call
             self._line.split(chunk, min(self._sizer.size, len(chunk.items) // 2))
             self._give_up_log(chunk)
+
+    def _label(self, chunk: Chunk) -> object:
+        """Return what a strategy wants to know of an item; those that go together have nothing."""
+        label = self._options.label
+        return label(self._function, (chunk.items[0],)) if chunk.alone and label else None
 
     def _quota(self) -> int:
         """Return for how many nanoseconds items of a chunk may be begun."""
