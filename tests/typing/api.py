@@ -7,6 +7,7 @@ What is right must pass, with the type that it is said to have. What is wrong ha
 from __future__ import annotations
 
 import math
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, assert_type
@@ -24,7 +25,7 @@ from trioipc import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     import rich.progress
@@ -33,6 +34,16 @@ if TYPE_CHECKING:
 def add(first: int, second: float) -> complex:
     """Take what is of several types."""
     return first + second
+
+
+def halve(number: int) -> float:
+    """Take an item."""
+    return number / 2
+
+
+async def ticks() -> AsyncIterator[int]:
+    """Yield items."""
+    yield 1
 
 
 def nothing() -> None:
