@@ -117,7 +117,9 @@ class Dispatcher:
     def submit(self, request: Request) -> None:
         """Take a new request in; it may be sent on return. Then `attend` to it."""
         terms = request._terms
-        if self.gates and request._gate is None and not request._depth:
+        if request._depth:  # who waits for it may have what it would wait for
+            request._gate = request._label = None
+        elif self.gates and request._gate is None:
             request._gate = gate_of(self.gates, request._function)
         if terms.guarded and not self._guard(request, terms):
             return
