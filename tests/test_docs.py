@@ -151,7 +151,8 @@ def test_compress_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["cancel.py", "crashes.py", "lifespan.py", "nesting.py", "size_a_pool.py"]
+    "name",
+    ["cancel.py", "crashes.py", "lifespan.py", "nesting.py", "scheduling.py", "size_a_pool.py"],
 )
 def test_as_its_page_shows(name: str) -> None:
     """To the letter."""

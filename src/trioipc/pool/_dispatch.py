@@ -23,6 +23,7 @@ from trioipc._errors import (
     RequestTimeoutError,
     WorkerStartError,
 )
+from trioipc.memory._fence import IS_FULL
 from trioipc.pool._clocks import Clocks
 from trioipc.pool._gate import gate_of
 from trioipc.pool._ladder import INTERRUPT_INTERVAL, Ladder
@@ -197,7 +198,7 @@ class Dispatcher:
         if self.scheduler.is_refused() and all(w.state == "idle" for w in self.team.workers):
             self._fail_waiting(LocalProtocolError(_REFUSED))
         self._send_ahead()
-        if self.scheduler.is_lopsided and self.clocks.balances_at == math.inf:
+        if self.scheduler.is_lopsided and IS_FULL and self.clocks.balances_at == math.inf:
             self._look_who_is_first()
         if self.room:
             self.offer_room()
@@ -277,8 +278,7 @@ class Dispatcher:
         """Take a request back from its worker; return False if it may have begun."""
         worker = request._worker
         assert worker is not None
-        reason = getattr(request._cause, "reason", None)
-        if not worker.endpoint.recall(request._slot, request._generation, reason):
+        if not worker.endpoint.recall(request._slot, request._generation):
             return False
         del worker.held[request._generation]
         worker.recalled[request._generation] = request._slot
@@ -354,7 +354,7 @@ class Dispatcher:
         if request is None:
             self._skipped(worker, generation, answer)
             return
-        if answer.kind == "skipped" and not request._stopped and request._moves < _MOVES_LIMIT:
+        if answer.kind == "skipped" and worker.state == "leaving" and not self._ends(request):
             self._refused(worker, request)
             return
         worker.answered += 1
@@ -371,6 +371,10 @@ class Dispatcher:
         self._end(request, "end")
         self.assign()
 
+    def _ends(self, request: Request) -> bool:
+        """Say whether a request is to end, whatever becomes of it on its worker."""
+        return request._stopped or self._aborted
+
     def _skipped(self, worker: PoolWorker, generation: int, answer: Answer) -> None:
         """Have the place back of a request that was recalled."""
         answer.drop()
@@ -385,7 +389,8 @@ class Dispatcher:
         """Let a request wait again whose worker runs nothing more, for it was interrupted."""
         self._free(worker, request)
         request._worker = None
-        self._move_on(request)
+        request._attempts -= 1
+        self._requeue(request)
         self.assign()
 
     def _look_at_the_end(self, worker: PoolWorker, request: Request) -> None:

@@ -557,11 +557,9 @@ class ProcessEndpoint(Endpoint):
         if self._engine.kind == "io":
             self._send(stop_frame(slot, generation))
 
-    def recall(self, slot: int, generation: int, reason: str | None) -> bool:
+    def recall(self, slot: int, generation: int) -> bool:
         """Take a call back that has not begun; see `Endpoint.recall`."""
-        if self._engine.kind == "io":
-            return super().recall(slot, generation, reason)
-        return recall(self._slots[slot], generation, reason)
+        return self._engine.kind == "cpu" and recall(self._slots[slot], generation)
 
     def knows(self, call: Call) -> bool:
         """Say whether the worker has been sent the function; see `Endpoint.knows`."""
