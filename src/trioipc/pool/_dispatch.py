@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 _RETRY_SECONDS = 0.01
 _RETRY_DOUBLINGS = 7
 
-# A request that runs as long as this, while another worker has nothing to do, keeps none waiting.
+# A request that runs as long as this keeps none waiting behind it, if there are other workers.
 _DRAGS_SECONDS = 0.001
 
 _REFUSED = "the strategy gave no request to any worker, though some wait and no worker is busy"
@@ -198,7 +198,7 @@ class Dispatcher:
         if self.scheduler.is_refused() and all(w.state == "idle" for w in self.team.workers):
             self._fail_waiting(LocalProtocolError(_REFUSED))
         self._send_ahead()
-        if self.scheduler.is_lopsided and IS_FULL and self.clocks.balances_at == math.inf:
+        if self.scheduler.can_help and IS_FULL and self.clocks.balances_at == math.inf:
             self._look_who_is_first()
         if self.room:
             self.offer_room()
@@ -307,8 +307,8 @@ class Dispatcher:
         self.clocks.arm_balance(_DRAGS_SECONDS)
 
     def _balance(self) -> None:
-        """Give what waits behind a request that takes long to those that have nothing to do."""
-        if not self.scheduler.is_lopsided:
+        """Take back what waits behind a request that takes long, for other workers."""
+        if not self.scheduler.can_help:
             return
         for worker in [*self.team.workers]:
             first = worker.first()
