@@ -30,7 +30,7 @@ from trioipc import (
     open_worker_pool,
 )
 from trioipc.memory import _fence
-from trioipc.pool import _slot
+from trioipc.pool import _process, _slot
 from trioipc.pool._expectation import UNKNOWN
 
 if TYPE_CHECKING:
@@ -231,6 +231,27 @@ async def test_others_help_when_one_drags_on(shut: Path, there: str) -> None:
             assert await pool.run(gate, there) == await second.result()
             shut.touch()
             assert await first.result() != await second.result()
+
+
+async def test_who_is_taken_back_at_the_last_moment_is_not_lost(
+    shut: Path, there: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker may skip what we thought had begun, if each saw the other; then it runs later."""
+
+    def recall(cells: memoryview, generation: int) -> bool:
+        _slot.recall(cells, generation)
+        return False
+
+    monkeypatch.setattr(_process, "recall", recall)
+    async with open_worker_pool(2) as pool, blocked(pool, shut, there):
+        async with trio.open_nursery() as nursery:
+            for _ in range(10):
+                nursery.start_soon(pool.run, gate, there)
+            await wait_until(lambda: ahead(pool) == 10)
+            held = [r for w in _workers(pool) for r in [*w.held.values()][1:]]
+            await wait_until(lambda: all(request._recalled_in_vain for request in held))
+            shut.touch()
+        assert pool.statistics().total_errors == 0
 
 
 async def test_a_new_worker_helps(shut: Path, there: str) -> None:

@@ -279,6 +279,7 @@ class Dispatcher:
         worker = request._worker
         assert worker is not None
         if not worker.endpoint.recall(request._slot, request._generation):
+            request._recalled_in_vain = request._generation
             return False
         del worker.held[request._generation]
         worker.recalled[request._generation] = request._slot
@@ -354,7 +355,7 @@ class Dispatcher:
         if request is None:
             self._skipped(worker, generation, answer)
             return
-        if answer.kind == "skipped" and worker.state == "leaving" and not self._ends(request):
+        if answer.kind == "skipped" and self._is_refused(worker, request):
             self._refused(worker, request)
             return
         worker.answered += 1
@@ -371,9 +372,15 @@ class Dispatcher:
         self._end(request, "end")
         self.assign()
 
-    def _ends(self, request: Request) -> bool:
-        """Say whether a request is to end, whatever becomes of it on its worker."""
-        return request._stopped or self._aborted
+    def _is_refused(self, worker: PoolWorker, request: Request) -> bool:
+        """Say whether a request that was skipped is to run all the same, on another worker.
+
+        One was interrupted before it, and the worker runs nothing more; or it was recalled when it
+        was about to begin, so that its worker had said so already.
+        """
+        in_vain = request._recalled_in_vain == request._generation
+        ends = request._stopped or self._aborted
+        return not ends and (in_vain or worker.state == "leaving")
 
     def _skipped(self, worker: PoolWorker, generation: int, answer: Answer) -> None:
         """Have the place back of a request that was recalled."""
@@ -386,7 +393,7 @@ class Dispatcher:
         self.assign()
 
     def _refused(self, worker: PoolWorker, request: Request) -> None:
-        """Let a request wait again whose worker runs nothing more, for it was interrupted."""
+        """Let a request wait again that its worker has skipped."""
         self._free(worker, request)
         request._worker = None
         request._attempts -= 1

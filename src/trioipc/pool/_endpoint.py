@@ -287,7 +287,8 @@ class Endpoint(ABC):
         """Take a call back that may not have begun; one that has is not disturbed.
 
         Returns:
-          Whether it certainly never will begin. It is answered all the same, as skipped.
+          Whether it certainly never will begin. It is answered all the same, as skipped; which it
+          may be even if this is False.
         """
         return False
 

@@ -57,8 +57,9 @@ def recall(cells: memoryview, generation: int) -> bool:
     """Have a function not start; return whether it certainly never does.
 
     A worker says that it starts, then looks at the word; here the word is set, then it is looked
-    whether the worker has said so. With a fence in between, at least one side sees the other. A
-    function that has started is not disturbed.
+    whether the worker has said so. With a fence in between, at least one side sees the other. If
+    both do, it is skipped although this says that it may have started. A function that has started
+    is not disturbed.
     """
     if not IS_FULL:
         return False
