@@ -157,7 +157,15 @@ def test_compress_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["cancel.py", "crashes.py", "lifespan.py", "map_items.py", "nesting.py", "size_a_pool.py"],
+    [
+        "cancel.py",
+        "crashes.py",
+        "lifespan.py",
+        "map_items.py",
+        "nesting.py",
+        "scheduling.py",
+        "size_a_pool.py",
+    ],
 )
 def test_as_its_page_shows(name: str) -> None:
     """To the letter."""

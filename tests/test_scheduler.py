@@ -283,17 +283,17 @@ def test_a_worker_may_refuse() -> None:
     assert it.next_ahead() == ("w", "old")
 
 
-def test_it_is_lopsided_when_others_could_help() -> None:
-    """One has nothing to do while another has more than it can do at a time."""
-    it = ready_to_send({"s": 1000})
-    for name in ("s0", "s1", "s2"):
-        if it.place(name, "normal") is None:
-            it.next_ahead()
-    assert not it.is_lopsided
-    it.free("w1", "s1")
-    assert it.is_lopsided
-    it.free("w0", "s2")
-    assert not it.is_lopsided
+def test_others_can_help() -> None:
+    """If some were sent ahead, and there are others."""
+    it = ready_to_send({"s": 1000}, workers=1)
+    it.place("s0", "normal")
+    it.add("s1", "normal")
+    assert it.next_ahead() == ("w0", "s1")
+    assert not it.can_help
+    it.add_worker("w1", 1)
+    assert it.can_help
+    it.free("w0", "s0")
+    assert not it.can_help
 
 
 # ---- whatever happens

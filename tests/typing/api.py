@@ -7,7 +7,6 @@ What is right must pass, with the type that it is said to have. What is wrong ha
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, assert_type
@@ -25,7 +24,7 @@ from trioipc import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
     import rich.progress

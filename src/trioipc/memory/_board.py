@@ -29,7 +29,7 @@ STARTED_AT = 4  # time.perf_counter_ns(), one clock for all processes of a machi
 PHASE = 5  # a text: the selector, then two times TEXT cells
 
 # The parent's cells, on cache lines of their own.
-CANCEL = 16  # the generation that is cancelled
+CANCEL = 16  # the generation that is cancelled, or one that is recalled, with RECALLED
 LIMIT = 17  # how long the function may run, in nanoseconds; 0 for no limit
 SUBMITTED_AT = 18  # time.perf_counter_ns()
 REASON = 19  # a text, as PHASE
@@ -42,6 +42,11 @@ DEADLINE = 31  # time.perf_counter_ns() at which whoever waits for it stops wait
 
 RUNNING = 1
 OVER = 2
+
+# Added to a generation that must not begin. A function that has begun all the same takes no notice:
+# only for the generation itself it would stop.
+RECALLED = 1 << 63
+GENERATION = RECALLED - 1
 
 # 40 bytes of UTF-8: enough for a sentence of a status line, and two of them fit a half slot.
 TEXT = 5

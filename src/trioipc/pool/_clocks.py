@@ -53,17 +53,14 @@ class Clocks:
     def arm(self, request: Request, at: float) -> None:
         """Have a request looked at, at ``at`` on Trio's clock."""
         request._alarm = at
-        self._wake(at)
+        if at < self._earliest:
+            self._earliest = at
+            self._timer.deadline = min(at, self.balances_at)
 
     def arm_balance(self, seconds: float) -> None:
         """Have it looked at in so many seconds whether workers can help others."""
         self.balances_at = trio.current_time() + seconds
-        self._wake(self.balances_at)
-
-    def _wake(self, at: float) -> None:
-        if at < self._earliest:
-            self._earliest = at
-            self._timer.deadline = at
+        self._timer.deadline = min(self._earliest, self.balances_at)
 
     def arm_waiting(self, request: Request) -> None:
         """Have it looked at when it may have waited too long, or long enough."""
@@ -88,9 +85,15 @@ class Clocks:
     async def run(self) -> None:
         """Ring the alarms, until cancelled."""
         while True:
-            with trio.CancelScope(deadline=self._earliest) as self._timer:
+            deadline = min(self._earliest, self.balances_at)
+            with trio.CancelScope(deadline=deadline) as self._timer:
                 await trio.sleep_forever()
-            self._ring_all(trio.current_time())
+            now = trio.current_time()
+            if self._earliest <= now:
+                self._ring_all(now)
+            if self.balances_at <= now:
+                self.balances_at = math.inf
+                self._balance()
 
     def _ring_all(self, now: float) -> None:
         # Not in the task itself: that would hold the last request, and its arguments, as it sleeps.
@@ -99,11 +102,7 @@ class Clocks:
             if request._alarm <= now:
                 request._alarm = math.inf
                 self._ring(request, now)
-        if self.balances_at <= now:
-            self.balances_at = math.inf
-            self._balance()
-        earliest = min((r._alarm for r in self._requests()), default=math.inf)
-        self._earliest = min(earliest, self.balances_at)
+        self._earliest = min((r._alarm for r in self._requests()), default=math.inf)
 
     def _ring(self, request: Request, now: float) -> None:
         if request._ladder is not None:

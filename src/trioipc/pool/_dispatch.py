@@ -23,6 +23,7 @@ from trioipc._errors import (
     RequestTimeoutError,
     WorkerStartError,
 )
+from trioipc.memory._fence import IS_FULL
 from trioipc.pool._clocks import Clocks
 from trioipc.pool._gate import gate_of
 from trioipc.pool._ladder import INTERRUPT_INTERVAL, Ladder
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 _RETRY_SECONDS = 0.01
 _RETRY_DOUBLINGS = 7
 
-# A request that runs as long as this, while another worker has nothing to do, keeps none waiting.
+# A request that runs as long as this keeps none waiting behind it, if there are other workers.
 _DRAGS_SECONDS = 0.001
 
 _REFUSED = "the strategy gave no request to any worker, though some wait and no worker is busy"
@@ -117,7 +118,9 @@ class Dispatcher:
     def submit(self, request: Request) -> None:
         """Take a new request in; it may be sent on return. Then `attend` to it."""
         terms = request._terms
-        if self.gates and request._gate is None and not request._depth:
+        if request._depth:  # who waits for it may have what it would wait for
+            request._gate = request._label = None
+        elif self.gates and request._gate is None:
             request._gate = gate_of(self.gates, request._function)
         if terms.guarded and not self._guard(request, terms):
             return
@@ -192,7 +195,7 @@ class Dispatcher:
         if self.scheduler.is_refused() and all(w.state == "idle" for w in self.team.workers):
             self._fail_waiting(LocalProtocolError(_REFUSED))
         self._send_ahead()
-        if self.scheduler.is_lopsided and self.clocks.balances_at == math.inf:
+        if self.scheduler.can_help and IS_FULL and self.clocks.balances_at == math.inf:
             self._look_who_is_first()
         if self.room:
             self.offer_room()
@@ -272,8 +275,8 @@ class Dispatcher:
         """Take a request back from its worker; return False if it may have begun."""
         worker = request._worker
         assert worker is not None
-        reason = getattr(request._cause, "reason", None)
-        if not worker.endpoint.recall(request._slot, request._generation, reason):
+        if not worker.endpoint.recall(request._slot, request._generation):
+            request._recalled_in_vain = request._generation
             return False
         del worker.held[request._generation]
         worker.recalled[request._generation] = request._slot
@@ -302,8 +305,8 @@ class Dispatcher:
         self.clocks.arm_balance(_DRAGS_SECONDS)
 
     def _balance(self) -> None:
-        """Give what waits behind a request that takes long to those that have nothing to do."""
-        if not self.scheduler.is_lopsided:
+        """Take back what waits behind a request that takes long, for other workers."""
+        if not self.scheduler.can_help:
             return
         for worker in [*self.team.workers]:
             first = worker.first()
@@ -349,7 +352,7 @@ class Dispatcher:
         if request is None:
             self._skipped(worker, generation, answer)
             return
-        if answer.kind == "skipped" and not request._stopped and request._moves < _MOVES_LIMIT:
+        if answer.kind == "skipped" and self._is_refused(worker, request):
             self._refused(worker, request)
             return
         worker.answered += 1
@@ -366,6 +369,16 @@ class Dispatcher:
         self._end(request, "end")
         self.assign()
 
+    def _is_refused(self, worker: PoolWorker, request: Request) -> bool:
+        """Say whether a request that was skipped is to run all the same, on another worker.
+
+        One was interrupted before it, and the worker runs nothing more; or it was recalled when it
+        was about to begin, so that its worker had said so already.
+        """
+        in_vain = request._recalled_in_vain == request._generation
+        ends = request._stopped or self._aborted
+        return not ends and (in_vain or worker.state == "leaving")
+
     def _skipped(self, worker: PoolWorker, generation: int, answer: Answer) -> None:
         """Have the place back of a request that was recalled."""
         answer.drop()
@@ -377,10 +390,11 @@ class Dispatcher:
         self.assign()
 
     def _refused(self, worker: PoolWorker, request: Request) -> None:
-        """Let a request wait again whose worker runs nothing more, for it was interrupted."""
+        """Let a request wait again that its worker has skipped."""
         self._free(worker, request)
         request._worker = None
-        self._move_on(request)
+        request._attempts -= 1
+        self._requeue(request)
         self.assign()
 
     def _look_at_the_end(self, worker: PoolWorker, request: Request) -> None:

@@ -312,13 +312,13 @@ class Endpoint(ABC):
     def cancel(self, slot: int, generation: int, reason: str | None) -> None:
         """Set the cancel word: the function's next checkpoint raises."""
 
-    def recall(self, slot: int, generation: int, reason: str | None) -> bool:
-        """Set the cancel word of a call that may not have begun.
+    def recall(self, slot: int, generation: int) -> bool:
+        """Take a call back that may not have begun; one that has is not disturbed.
 
         Returns:
-          Whether it certainly never will begin. It is answered all the same, as skipped.
+          Whether it certainly never will begin. It is answered all the same, as skipped; which it
+          may be even if this is False.
         """
-        self.cancel(slot, generation, reason)
         return False
 
     def knows(self, call: Call) -> bool:

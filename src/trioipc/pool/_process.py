@@ -135,6 +135,8 @@ class ProcessEndpoint(Endpoint):
         self._lay_out(memoryview(bytearray(board_bytes(engine.slots))).cast("Q"))
         # Functions that the worker has been sent; those that go with their call need not be.
         self._known: set[int] = {INLINE}
+        # The generation of a call for which the worker must load a function; 0 if it has.
+        self._loading = 0
         # Of each slot, whether its answer must be plain data.
         self._plain = [False] * engine.slots
         # And what there is to be learnt from how long it took.
@@ -423,6 +425,8 @@ class ProcessEndpoint(Endpoint):
         expected = self._expected[slot]
         if expected is not None and kind != SKIPPED:
             expected.learn(took)
+        if generation == self._loading:
+            self._loading = 0
         if self._lesson:
             self._lesson -= 1
         self._unheard -= 1
@@ -488,6 +492,7 @@ class ProcessEndpoint(Endpoint):
             frame += body
         if number not in self._known:
             self._known.add(number)
+            self._loading = generation
             frame = define_frame(number, call.pickled_function) + frame
         self._send(beside.frames() + frame)
 
@@ -570,16 +575,14 @@ class ProcessEndpoint(Endpoint):
         if self._engine.kind == "io":
             self._send(stop_frame(slot, generation))
 
-    def recall(self, slot: int, generation: int, reason: str | None) -> bool:
+    def recall(self, slot: int, generation: int) -> bool:
         """Take a call back that has not begun; see `Endpoint.recall`."""
-        if self._engine.kind == "io":
-            return super().recall(slot, generation, reason)
-        return recall(self._slots[slot], generation, reason)
+        return self._engine.kind == "cpu" and recall(self._slots[slot], generation)
 
     def knows(self, call: Call) -> bool:
-        """Say whether the worker has been sent the function; see `Endpoint.knows`."""
+        """Say whether the worker has loaded the function; see `Endpoint.knows`."""
         assert type(call) is ProcessCall
-        return call.number in self._known
+        return not self._loading and call.number in self._known
 
     def interrupt(self) -> bool:
         """Signal the worker to look at its slot."""

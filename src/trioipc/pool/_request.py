@@ -107,6 +107,8 @@ class PoolRequest(Generic[T_co]):
     _generation: int = 0
     # Whether it was sent behind others, and it was not seen since that none is left before it.
     _was_ahead: bool = False
+    # The generation under which it was to be taken back, but may have begun.
+    _recalled_in_vain: int = 0
     _attempts: int = 0
     _moves: int = 0
     _crashes: tuple[WorkerCrashedError, ...] = ()

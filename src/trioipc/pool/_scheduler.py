@@ -130,9 +130,9 @@ class Scheduler(Generic[R, W]):
         return self._held - self._places + self._free
 
     @property
-    def is_lopsided(self) -> bool:
-        """Whether a worker has nothing to do while another has more than it can do at a time."""
-        return self._free > 0 and self._held > self._places - self._free
+    def can_help(self) -> bool:
+        """Whether some were sent ahead, and there are other workers that could have them."""
+        return self._held > self._places - self._free and len(self._desks) > 1
 
     @property
     def workers(self) -> int:

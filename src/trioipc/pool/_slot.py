@@ -13,6 +13,7 @@ from trioipc.memory._board import (
     LIMIT,
     PHASE,
     REASON,
+    RECALLED,
     STARTED_AT,
     STATE,
     TICK,
@@ -52,15 +53,19 @@ def set_cancel(cells: memoryview, generation: int, reason: str | None) -> None:
     cells[CANCEL] = generation
 
 
-def recall(cells: memoryview, generation: int, reason: str | None) -> bool:
-    """Set the cancel word; return whether the function certainly never starts.
+def recall(cells: memoryview, generation: int) -> bool:
+    """Have a function not start; return whether it certainly never does.
 
     A worker says that it starts, then looks at the word; here the word is set, then it is looked
-    whether the worker has said so. With a fence in between, at least one side sees the other.
+    whether the worker has said so. With a fence in between, at least one side sees the other. If
+    both do, it is skipped although this says that it may have started. A function that has started
+    is not disturbed.
     """
-    set_cancel(cells, generation, reason)
+    if not IS_FULL:
+        return False
+    cells[CANCEL] = generation | RECALLED
     fence()
-    return IS_FULL and cells[STATE] >> 2 != generation
+    return cells[STATE] >> 2 != generation
 
 
 def snapshot(cells: memoryview, generation: int) -> Snapshot:

@@ -19,6 +19,7 @@ from trioipc.memory._board import (
     CANCEL,
     DEFAULT_TOTAL,
     DONE,
+    GENERATION,
     OPERATIONS,
     OVER,
     PHASE,
@@ -269,7 +270,7 @@ class Server:
         cells[STARTED_AT] = started
         cells[STATE] = generation << 2 | RUNNING
         fence()  # who recalls a call trusts that either we see the word, or they see the state
-        if cells[CANCEL] == generation or self._is_spent:
+        if cells[CANCEL] & GENERATION == generation or self._is_spent:
             if flags & BESIDE:  # it must be taken in to be given back
                 with contextlib.suppress(OSError):
                     self._traffic().take_in(body, flags)
