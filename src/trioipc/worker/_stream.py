@@ -68,9 +68,9 @@ def produce(
       BaseException: whatever the generator raises.
     """
     request = current_request()
-    request._shields += 1
     items = function(*arguments)
     del arguments  # the generator holds them for as long as it wants them
+    request._shields += 1
     try:
         outlet = outlet_of(belt, request)
         while True:
