@@ -224,35 +224,6 @@ class Engine(ABC):
           TypeError: if workers of this kind do not run such functions.
         """
 
-    def open_inlet(self, buffer: int) -> Inlet:
-        """Make where the items of a stream arrive.
-
-        Args:
-          buffer: How many may wait.
-
-        Raises:
-          OSError: if there is no memory left for them.
-        """
-        from trioipc.pool._inlet import LocalInlet
-
-        return LocalInlet(buffer, trio.lowlevel.current_trio_token())
-
-    @abstractmethod
-    def prepare_stream(
-        self, inlet: Inlet, function: Callable[..., Any], arguments: tuple[Any, ...]
-    ) -> Call:
-        """Make a call that runs a generator function.
-
-        Args:
-          inlet: From `open_inlet`.
-          function: The generator function.
-          arguments: Its arguments.
-
-        Raises:
-          PayloadError: if they cannot travel.
-          TypeError: if workers of this kind do not run such functions.
-        """
-
     @abstractmethod
     def endpoint(self) -> Endpoint:
         """Make a worker, not started yet."""
