@@ -22,6 +22,7 @@ from benchmarks import (
     placing,
     requests,
     start,
+    streaming,
     sweeps,
 )
 from benchmarks.dispatch import Row
@@ -51,6 +52,7 @@ def main() -> None:
         requests.scaling_figures,
         ahead.figures,
         mapping.figures,
+        streaming.figures,
     ):
         figures += trio.run(measure, options.rounds)
     with tempfile.TemporaryDirectory() as folder:

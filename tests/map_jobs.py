@@ -174,6 +174,11 @@ def counter(number: int) -> SharedCounter:
     return SharedCounter(number)
 
 
+def with_pid(number: int) -> tuple[int, int]:
+    """Return the item, and where it was."""
+    return number, os.getpid()
+
+
 def expand(number: int) -> bytes:
     """Return much more than was given."""
     return bytes([number % 256]) * (50_000 if number % 2 else 10)

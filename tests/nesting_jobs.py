@@ -75,6 +75,11 @@ def double(number: int) -> int:
     return 2 * number
 
 
+def fail(number: int) -> int:
+    """Fail."""
+    raise LookupError(number)
+
+
 def double_elsewhere(number: int) -> int:
     """Ask for twice as much."""
     return current_request().run_sync(double, number)

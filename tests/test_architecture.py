@@ -22,6 +22,7 @@ AWAITED = {
     "trioipc.memory._watch",
     "trioipc.worker._nesting_io",
     "trioipc.worker._serve_io",
+    "trioipc.worker._stream_io",
     "trioipc.builtin._addresses",
     "trioipc.builtin._http",
     "trioipc.builtin._ice",

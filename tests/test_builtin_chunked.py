@@ -165,6 +165,25 @@ def test_round_trip_of_a_file(
     assert files_in(Path(target[0]).parent) == {"out": data}
 
 
+@pytest.mark.parametrize("format", ["gcm", "chunked"])
+@pytest.mark.parametrize("size", [0, 1, STEP - 5, STEP, 3 * STEP + 7])
+def test_a_header_before_the_ciphertext(
+    tmp_path: Path, target: tuple[str, str], size: int, format: str, either_kind: str
+) -> None:
+    """It is written as it is, what follows is the same as without it, and it is left out again."""
+    data, header, nonce = os.urandom(size), b"header", bytes(12)
+    source = tmp_path / "source"
+    source.write_bytes(data)
+    encrypt_file(str(source), KEY, nonce, memoryview(header), format, *target, header)  # type: ignore[arg-type]
+    written = Path(target[0]).read_bytes()
+    assert written[:6] == header
+    body, context = memoryview(written)[6:], memoryview(header)
+    assert decrypt_file(body, KEY, nonce, context, format) == data  # type: ignore[arg-type]
+    os.replace(target[0], source)
+    assert decrypt_file(str(source), KEY, nonce, context, format, *target, 6) == size  # type: ignore[arg-type]
+    assert files_in(Path(target[0]).parent) == {"out": data}
+
+
 def test_memory_does_not_grow_with_the_file(
     tmp_path: Path, target: tuple[str, str], either_kind: str
 ) -> None:

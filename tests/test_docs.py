@@ -125,6 +125,11 @@ def test_io_workers() -> None:
     assert float(found[1]) < 10  # one after the other: 20
 
 
+def test_stream_items() -> None:
+    """To the letter what its page shows."""
+    assert run("stream_items.py").splitlines() == shown("stream_items.py")
+
+
 def test_where_work_runs() -> None:
     """It has learnt where; on another machine that may be elsewhere."""
     lines = run("where_work_runs.py").splitlines()
@@ -152,7 +157,15 @@ def test_compress_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["cancel.py", "crashes.py", "lifespan.py", "nesting.py", "scheduling.py", "size_a_pool.py"],
+    [
+        "cancel.py",
+        "crashes.py",
+        "lifespan.py",
+        "map_items.py",
+        "nesting.py",
+        "scheduling.py",
+        "size_a_pool.py",
+    ],
 )
 def test_as_its_page_shows(name: str) -> None:
     """To the letter."""

@@ -19,10 +19,11 @@ from trioipc.memory._board import CANCEL, SLOT
 from trioipc.protocol._codec import ERROR, EXIT, NONE, STOPPED, VALUE
 from trioipc.worker import _execute
 from trioipc.worker._execute import Executor
+from trioipc.worker._stream import produce
 from trioipc.worker.request import CurrentRequest, set_process_request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
     from types import FrameType
 
 GENERATION = 7
@@ -211,6 +212,57 @@ def test_the_signal_at_every_opcode(
         raise AssertionError("it never ended")
     assert at > 20
     assert kinds == {kind, STOPPED}
+
+
+class Box:
+    """A belt with room for all."""
+
+    def __init__(self) -> None:
+        self.items: list[object] = []
+
+    def has_room(self) -> bool:
+        """Say so."""
+        return True
+
+    def lay(self, item: object) -> None:
+        """Keep it."""
+        self.items.append(item)
+
+
+def test_the_signal_at_every_opcode_of_a_stream() -> None:
+    """The generator is closed in any case, and what it yielded first is on the belt."""
+    made: list[Generator[int, None, None]] = []
+
+    def generate() -> Generator[int, None, None]:
+        try:
+            yield from range(2)
+        finally:
+            add(1, 2)
+
+    def make() -> Generator[int, None, None]:
+        made.append(generate())
+        return made[-1]
+
+    kinds = set()
+    for at in range(100_000):
+        made.clear()
+        box = Box()
+        placement, executor, got, result = run_at(at, produce, box, make)
+        where = placement.where
+        kinds.add(got)
+        assert result is None, where
+        assert box.items == [0, 1][: len(box.items)], where
+        assert got == STOPPED or box.items == [0, 1], where
+        assert not made or made[0].gi_frame is None, where
+        assert placement.request._shields == 0, where
+        if executor.interrupted:
+            assert got == STOPPED, where
+        if not placement.fired:
+            break
+    else:
+        raise AssertionError("it never ended")
+    assert at > 100
+    assert kinds == {NONE, STOPPED}
 
 
 def test_another_requests_word_is_none_of_its_business() -> None:

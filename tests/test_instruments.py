@@ -18,6 +18,7 @@ import jobs
 from fakes import Die, FakeEngine, start_error, stubborn
 from helpers import wait_for_file
 from trioipc import (
+    CostWeightedStrategy,
     Instrument,
     PayloadError,
     RequestCancelledError,
@@ -230,12 +231,19 @@ async def by_death(pool: WorkerPool) -> None:
         await pool.run(jobs.die, 9)
 
 
+async def by_strategy(pool: WorkerPool) -> None:
+    """Come with what the pool's strategy refuses."""
+    with pytest.raises(ValueError, match="must be >= 0"):
+        await pool.run(jobs.add, -1, 0)
+
+
 ENDS: dict[str, tuple[Callable[[WorkerPool], Awaitable[None]], dict[str, Any], list[str]]] = {
     "value": (by_value, {"outcome": "value", "attempts": 1}, []),
     "error": (by_error, {"outcome": "error", "error": None}, []),
     "exit": (by_exit, {"outcome": "exit", "error": None}, []),
     "payload": (by_call_that_cannot_travel, {"outcome": "payload", "attempts": 0}, []),
     "refusal": (by_refusal, {"outcome": "failed", "error": "TypeError", "attempts": 0}, []),
+    "strategy": (by_strategy, {"outcome": "failed", "error": "ValueError", "attempts": 0}, []),
     "clock": (
         by_clock,
         {
@@ -263,7 +271,8 @@ ENDS: dict[str, tuple[Callable[[WorkerPool], Awaitable[None]], dict[str, Any], l
 async def test_how_requests_end(name: str, recorder: Recorder) -> None:
     """Each way has its name, and a cancel is told before the end, once."""
     call, expected, reasons = ENDS[name]
-    async with open_worker_pool(1, instruments=[recorder]) as pool:
+    strategy = CostWeightedStrategy(lambda function, arguments: -1 if arguments == (-1, 0) else 1)
+    async with open_worker_pool(1, instruments=[recorder], strategy=strategy) as pool:
         await call(pool)
         end = recorder.end()
         assert {key: getattr(end, key) for key in expected} == expected

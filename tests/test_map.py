@@ -6,6 +6,7 @@ import itertools
 import math
 import os
 import random
+import signal
 import threading
 import time
 from collections import Counter
@@ -28,6 +29,7 @@ from trioipc import (
     RequestTimeoutError,
     SharedCancellation,
     SharedCounter,
+    StickyStrategy,
     WorkerCrashedError,
     open_worker_pool,
 )
@@ -220,6 +222,14 @@ async def test_results_larger_than_their_items(pool: WorkerPool) -> None:
     assert got == [map_jobs.expand(n) for n in range(60)]
 
 
+async def test_a_chunk_of_any_size(cpu: WorkerPool) -> None:
+    """Also one that is too large to be copied at once."""
+    items = [str(n) for n in range(100_000)]
+    assert await mapped(cpu, map_jobs.as_it_is, items, chunk_size=90_000) == items
+    blobs = [bytes(100_000)] * 30
+    assert await mapped(cpu, map_jobs.as_it_is, blobs, chunk_size=25) == blobs
+
+
 async def test_items_on_io_workers() -> None:
     """Many at once, each a request."""
     async with open_worker_pool(1, kind="io") as pool:
@@ -388,6 +398,31 @@ async def test_a_generator_that_fails_when_it_is_closed(pool: WorkerPool) -> Non
             assert await anext(results) == 1
             raise KeyError("body")
     assert caught.value.__notes__ == ["trioipc: leaving the map failed too, with LookupError"]
+
+
+def interrupting(after: int) -> Iterator[int]:
+    """Yield some numbers, then have a Ctrl-C."""
+    yield from range(after)
+    signal.raise_signal(signal.SIGINT)
+    yield after
+
+
+async def interrupting_asynchronously(after: int) -> AsyncGenerator[int, None]:
+    """Do the same."""
+    for number in interrupting(after):
+        await trio.lowlevel.checkpoint()
+        yield number
+
+
+@pytest.mark.parametrize("source", [interrupting, interrupting_asynchronously])
+@pytest.mark.parametrize("after", [0, 100])
+async def test_a_ctrl_c_in_a_source(pool: WorkerPool, source: Any, after: int) -> None:
+    """It comes out at once, bare, and the pool goes on."""
+    with pytest.raises(KeyboardInterrupt):
+        async with pool.map(map_jobs.square, source(after), chunk_size=10) as results:
+            async for _ in results:
+                pass
+    assert await pool.run(jobs.add, 1, 2) == 3
 
 
 # ---- items that fail
@@ -578,6 +613,16 @@ async def test_waiting_too_long(cpu: WorkerPool, tmp_path: Path) -> None:
     assert len({*map(id, got)}) == 10
 
 
+async def test_the_stall_clock_is_each_items_own() -> None:
+    """Nothing moves between two items, and yet that is no standstill."""
+    async with open_worker_pool(1, stall_timeout=0.5) as pool:
+        got = await mapped(pool, map_jobs.sleep_for, [0.05] * 20, chunk_size=20)
+        assert got == [0.05] * 20
+        with pytest.raises(RequestTimeoutError) as caught:
+            await mapped(pool, map_jobs.sleep_for, [0.0, 0.0, 60.0], chunk_size=3)
+        assert caught.value.clock == "stall"
+
+
 async def test_items_that_become_slow_are_shared(cpu: WorkerPool) -> None:
     """A chunk that takes much longer than expected is ended, and the rest goes to all workers."""
     fast = 0
@@ -662,6 +707,7 @@ async def test_cancelling_a_map_at_each_step(pool: WorkerPool) -> None:
         assert await pool.run(jobs.add, 1, 2) == 3
 
     assert await cancel_at_each_step(operation, check) > 5
+    assert await cancel_at_each_step(operation, check, all_tasks=True, stride=3) > 5
 
 
 async def test_leaving_early_cancels_the_rest(pool: WorkerPool) -> None:
@@ -823,8 +869,24 @@ async def test_what_it_is_counted_as(pool: WorkerPool) -> None:
     """The statistics know the function, and count what was sent."""
     await mapped(pool, map_jobs.square, range(1000), chunk_size=100)
     operations = pool.statistics().operations
-    assert [*operations] == ["map_jobs.square"]
-    assert operations["map_jobs.square"].times.run_time.count == 10
+    assert [*operations] == ["map(map_jobs.square)"]
+    assert operations["map(map_jobs.square)"].times.run_time.count == 10
+
+
+async def test_items_that_go_alone_go_where_they_belong() -> None:
+    """A strategy is asked for each."""
+
+    def half(function: object, arguments: tuple[object, ...]) -> object:
+        (number,) = arguments
+        assert isinstance(number, int)
+        return number % 2
+
+    async with open_worker_pool(2, min_size=2, strategy=StickyStrategy(half)) as pool:
+        await pool.warm()
+        got = await mapped(pool, map_jobs.with_pid, range(40), chunk_size=1)
+    homes = {(number % 2, pid) for number, pid in got}
+    assert [number for number, _ in got] == [*range(40)]
+    assert len(homes) == 2
 
 
 async def test_two_at_once(pool: WorkerPool) -> None:

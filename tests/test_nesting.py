@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import math
 import os
 from typing import TYPE_CHECKING, Any
@@ -16,10 +17,12 @@ import jobs
 import nesting_jobs as nest
 from helpers import wait_for_file, wait_until
 from trioipc import (
+    CostWeightedStrategy,
     PayloadError,
     RequestCancelledError,
     RequestTimeoutError,
     SharedCancellation,
+    StickyStrategy,
     WorkerCrashedError,
     WorkerPool,
     WorkerStartError,
@@ -559,3 +562,56 @@ async def test_cancelled_at_any_time(grace: float) -> None:
             await wait_until(lambda: not pool.statistics().busy_workers)
         assert pool._dispatcher.team.lenders == {}
         assert len(pool.workers) <= 2 or not grace
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_nothing_waits_for_the_collector(kind: Any) -> None:
+    """What was asked for is gone with its reply, whatever that was."""
+    async with open_worker_pool(1, kind=kind) as pool:
+        await pool.run(nest.ask, nest.double, 1)
+        gc.collect()
+        gc.disable()
+        try:
+            for function in (nest.double, nest.fail):
+                with contextlib.suppress(LookupError):
+                    await pool.run(nest.ask, function, 1)
+            await trio.testing.wait_all_tasks_blocked()
+            left = [type(found).__name__ for found in gc.get_objects()]
+        finally:
+            gc.enable()
+        assert [name for name in left if name in ("Child", "ProcessAsk", "ThreadAsk")] == []
+
+
+def by_name(function: Any, arguments: tuple[Any, ...]) -> str:
+    """Return the key by which requests stick to a worker."""
+    return "all to the same"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"concurrency": {nest.fib: 1}},
+        {"strategy": StickyStrategy(by_name)},
+        {"strategy": CostWeightedStrategy(lambda *_: 1.0)},
+        {"strategy": "round-robin"},
+        {"max_queue": 0},
+        {"queue_timeout": 30.0, "max_retries": 0},
+        {"spare": 1},
+        {"max_requests": 2},
+        {"min_size": 0},
+    ],
+    ids=lambda options: "-".join(options),
+)
+async def test_whatever_the_pool_is_told(options: dict[str, Any]) -> None:
+    """Limits, strategies and bounds are for those that nobody with a place waits for."""
+    async with open_worker_pool(1, kind="thread", **options) as pool:
+        results: list[int] = []
+
+        async def run() -> None:
+            results.append(await pool.run(nest.fib, 5))
+
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                for _ in range(3):
+                    nursery.start_soon(run)
+    assert results == [5, 5, 5]

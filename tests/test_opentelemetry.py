@@ -14,9 +14,11 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 import jobs
+import nesting_jobs
 import trace_jobs
 from trioipc import RequestTimeoutError, open_worker_pool
 from trioipc.opentelemetry import OpenTelemetryInstrument
+from trioipc.pool._payload import function_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -130,6 +132,23 @@ async def test_big_arguments_travel_as_ever(traces: Traces) -> None:
     async with open_worker_pool(1, instruments=[traces.instrument]) as pool:
         seen = await pool.run(trace_jobs.look_later, bytes(1 << 20))
     assert seen[:2] == ids(only(traces.spans, "trace_jobs.look_later"))
+
+
+@pytest.mark.parametrize("kind", ["cpu", "io", "thread"])
+async def test_what_a_function_asks_for_is_a_child_of_its_request(
+    kind: Any, traces: Traces
+) -> None:
+    """And so on, down to the spans that the function makes that was asked for."""
+    ask, look = nesting_jobs.ask, trace_jobs.look
+    if kind == "io":
+        ask, look = nesting_jobs.ask_async, trace_jobs.look_async
+    async with open_worker_pool(1, kind=kind, instruments=[traces.instrument]) as pool:
+        seen = await pool.run(ask, look)
+    asked, asking = traces.spans  # in the order of their ends
+    assert (asked.name, asking.name) == (function_name(look), function_name(ask))
+    assert asked.parent is not None
+    assert (asked.parent.trace_id, asked.parent.span_id) == ids(asking)
+    assert seen[:2] == ids(asked)
 
 
 async def test_how_requests_end(traces: Traces) -> None:

@@ -888,7 +888,7 @@ def test_what_cannot_be_mapped_is_lost_alone(backend: str, monkeypatch: pytest.M
 def test_threads_that_are_the_first_to_allocate(monkeypatch: pytest.MonkeyPatch) -> None:
     """There is one book of slabs in a worker, whoever opens it."""
     server = object.__new__(Server)
-    server._beside, server._making, server._is_fork = None, threading.Lock(), False
+    server._beside, server._making, server.is_fork = None, threading.Lock(), False
     control = socket.socket()
     server._wires = Wires(control, -1, -1, -1, -1, -1)
 

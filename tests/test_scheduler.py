@@ -140,6 +140,22 @@ def test_none_starves() -> None:
     assert [name for name in order if name[0] == "h"] == [f"h{n}" for n in range(46)]
 
 
+def test_the_urgent_go_before_all() -> None:
+    """Also before those whose turn it is, and they pass nobody."""
+    it: PriorityQueue[str] = PriorityQueue()
+    it.add("low", "low")
+    for number in range(PASSES):
+        it.add(f"h{number}", "high")
+    assert not it.is_urgent
+    for number in range(2 * PASSES):
+        it.add(f"f{number}", "first")
+        assert it.is_urgent
+        assert it.pop() == (f"f{number}", "first")
+    assert [it.pop()[0] for _ in range(PASSES)] == [f"h{n}" for n in range(PASSES)]
+    it.add("f", "first")
+    assert [it.pop()[0] for _ in range(2)] == ["f", "low"]
+
+
 def test_who_comes_later_was_not_passed_before() -> None:
     """What has passed one that is gone does not count for the next."""
     it: PriorityQueue[str] = PriorityQueue()

@@ -23,6 +23,7 @@ import trio.testing
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 import jobs
+import stream_jobs
 from conftest import children, open_descriptors
 from helpers import wait_until
 from rude import answer, serve
@@ -179,7 +180,24 @@ async def open_several(pool: WorkerPool) -> None:
         second.cancel()
 
 
+async def stream_all(pool: WorkerPool) -> None:
+    """Have items of all sizes, the last one of several megabytes."""
+    sizes = [1, 100_000, 3_000_000]
+    async with pool.stream(
+        stream_jobs.yield_all, *map(bytes, sizes), buffer=2, on_progress=report
+    ) as items:
+        assert [len(item) async for item in items] == sizes
+
+
+async def stream_and_leave(pool: WorkerPool) -> None:
+    """Leave a generator that would never end."""
+    async with pool.stream(stream_jobs.count_to, 10**9) as items:
+        assert await anext(items) == 0
+
+
 CALLS = [
+    stream_all,
+    stream_and_leave,
     run_plainly,
     run_with_everything,
     run_there_and_back,

@@ -30,8 +30,15 @@ from trioipc import (
     open_worker_pool,
     testing,
 )
-from trioipc.testing import Crash, Delay, Hang, Stop, cancel_at_each_step, check_leaks
-from trioipc.testing import open_test_pool as open_pool  # pytest would take it for a test
+from trioipc.testing import (
+    Crash,
+    Delay,
+    Hang,
+    Stop,
+    cancel_at_each_step,
+    check_leaks,
+    open_test_pool,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -47,7 +54,7 @@ Kind = Literal["cpu", "io"]
 
 async def test_a_function_is_called(autojump_clock: MockClock) -> None:
     """A plain one, and a registered operation by a message."""
-    async with open_pool(modules=["jobs"]) as pool:
+    async with open_test_pool(modules=["jobs"]) as pool:
         assert await pool.run(jobs.add, 1, 2) == 3
         assert await pool.execute({"type": "double", "payload": 4}) == 8
         with pytest.raises(ValueError, match="text"):
@@ -65,7 +72,7 @@ async def test_what_cannot_travel_is_refused_as_in_a_real_pool() -> None:
         (context_jobs.lock,),
     ]
     said: list[list[str]] = []
-    for pool_of in (lambda: open_pool(), lambda: open_worker_pool(1)):
+    for pool_of in (lambda: open_test_pool(), lambda: open_worker_pool(1)):
         async with pool_of() as pool:
             said.append([])
             for call in calls:
@@ -78,7 +85,7 @@ async def test_what_cannot_travel_is_refused_as_in_a_real_pool() -> None:
 async def test_each_gets_a_copy_of_its_own(autojump_clock: MockClock) -> None:
     """Of arguments, of the object that a method is of, and of results; types are kept."""
     box, data = jobs.Box(), [1, 2]
-    async with open_pool() as pool:
+    async with open_test_pool() as pool:
         assert await pool.run(box.put, data) == [1, 2, "put"]
         assert (box.content, data) == (None, [1, 2])
         for value in (b"x" * 10_000, bytearray(10_000), {"a": [bytes(9_000)]}, None, 1.5):
@@ -89,7 +96,7 @@ async def test_each_gets_a_copy_of_its_own(autojump_clock: MockClock) -> None:
 
 async def test_shared_state_stays_shared(autojump_clock: MockClock) -> None:
     """It arrives as another object over the same memory."""
-    async with open_pool() as pool:
+    async with open_test_pool() as pool:
         with SharedFlag() as flag:
             await pool.run(state_jobs.set_flag, flag)
             assert flag.is_set()
@@ -97,10 +104,10 @@ async def test_shared_state_stays_shared(autojump_clock: MockClock) -> None:
 
 async def test_kinds_are_told_apart(autojump_clock: MockClock) -> None:
     """Each refuses what the real one refuses; an io pool runs many at once."""
-    async with open_pool() as pool:
+    async with open_test_pool() as pool:
         with pytest.raises(TypeError, match="kind='io'"):
             await pool.run(trio.sleep, 1)
-    async with open_pool(kind="io") as pool, trio.open_nursery() as nursery:
+    async with open_test_pool(kind="io") as pool, trio.open_nursery() as nursery:
         with pytest.raises(TypeError, match="kind='cpu'"):
             await pool.run(jobs.nothing)
         before = trio.current_time()
@@ -119,7 +126,9 @@ async def test_workers_live_as_real_ones(autojump_clock: MockClock) -> None:
         left.append("left")
 
     options: dict[str, Any] = {"context_variables": ["context_jobs:tenant"]}
-    async with open_pool(lifespan=lifespan, **options, stand_ins={jobs.nothing: state}) as pool:
+    async with open_test_pool(
+        lifespan=lifespan, **options, stand_ins={jobs.nothing: state}
+    ) as pool:
         token = context_jobs.tenant.set("us")
         assert await pool.run(context_jobs.look) == ("us", 0, "")
         context_jobs.tenant.reset(token)
@@ -141,7 +150,7 @@ async def test_an_io_lifespan_is_asynchronous(autojump_clock: MockClock) -> None
         await trio.sleep(3)
         yield 7
 
-    async with open_pool(kind="io", lifespan=lifespan):
+    async with open_test_pool(kind="io", lifespan=lifespan):
         assert trio.current_time() == pytest.approx(3)
 
     @asynccontextmanager
@@ -150,7 +159,7 @@ async def test_an_io_lifespan_is_asynchronous(autojump_clock: MockClock) -> None
         yield 7
 
     with pytest.raises(WorkerStartError, match="no database"):
-        async with open_pool(kind="io", lifespan=broken):
+        async with open_test_pool(kind="io", lifespan=broken):
             raise AssertionError("it opened")
 
 
@@ -168,7 +177,7 @@ async def test_a_stand_in_takes_no_time(autojump_clock: MockClock) -> None:
         return "rested"
 
     seen: list[Progress] = []
-    async with open_pool(stand_ins={jobs.sleep: slowly}, progress_interval=600) as pool:
+    async with open_test_pool(stand_ins={jobs.sleep: slowly}, progress_interval=600) as pool:
         assert await pool.run(jobs.sleep, 3600.0, on_progress=seen.append) == "rested"
         statistics = pool.statistics()
     assert trio.current_time() == pytest.approx(3600)
@@ -179,7 +188,7 @@ async def test_a_stand_in_takes_no_time(autojump_clock: MockClock) -> None:
 
 async def test_queues_are_in_virtual_time_too(autojump_clock: MockClock) -> None:
     """The wait for a worker is counted as such."""
-    async with open_pool(stand_ins={jobs.nothing: Delay(10)}) as pool:
+    async with open_test_pool(stand_ins={jobs.nothing: Delay(10)}) as pool:
         async with trio.open_nursery() as nursery:
             for _ in range(3):
                 nursery.start_soon(pool.run, jobs.nothing)
@@ -198,7 +207,7 @@ async def test_stand_ins_are_for_items_of_a_map(autojump_clock: MockClock) -> No
 
     results: list[Any] = []
     async with (
-        open_pool(2, stand_ins={jobs.double: odd_ones_fail}) as pool,
+        open_test_pool(2, stand_ins={jobs.double: odd_ones_fail}) as pool,
         pool.map(jobs.double, range(6), on_error="collect") as found,
     ):
         results += [result async for result in found]
@@ -211,20 +220,20 @@ async def test_parts_are_checked(wrong: Any) -> None:
     """A class of a fault is none, nor is anything that cannot be called."""
     for options in ({"faults": {1: wrong}}, {"stand_ins": {jobs.nothing: wrong}}):
         with pytest.raises(TypeError, match="must hold functions, or faults"):
-            async with open_pool(**options):
+            async with open_test_pool(**options):
                 raise AssertionError("it opened")
 
 
 async def test_other_options_are_those_of_the_pool() -> None:
     """With the same checks."""
     with pytest.raises(ValueError, match="size must be >= 1"):
-        async with open_pool(0):
+        async with open_test_pool(0):
             raise AssertionError("it opened")
     with pytest.raises(TypeError, match="no_such"):
-        async with open_pool(no_such=1):
+        async with open_test_pool(no_such=1):
             raise AssertionError("it opened")
     with pytest.raises(ValueError, match="kind must be one of cpu, io"):
-        async with open_pool(kind="thread"):  # type: ignore[arg-type]
+        async with open_test_pool(kind="thread"):  # type: ignore[arg-type]
             raise AssertionError("it opened")
 
 
@@ -233,7 +242,7 @@ async def test_other_options_are_those_of_the_pool() -> None:
 
 async def test_a_crash_at_a_number(autojump_clock: MockClock) -> None:
     """Costs that request, after that time, with that exit code; the next has another worker."""
-    async with open_pool(faults={2: Crash(exitcode=-11, after=3)}) as pool:
+    async with open_test_pool(faults={2: Crash(exitcode=-11, after=3)}) as pool:
         await pool.run(jobs.nothing)
         before = trio.current_time()
         with pytest.raises(WorkerCrashedError) as caught:
@@ -248,9 +257,9 @@ async def test_a_crash_at_a_number(autojump_clock: MockClock) -> None:
 
 async def test_retries(autojump_clock: MockClock) -> None:
     """A retry is a request of its own to the faults; too many crashes poison it."""
-    async with open_pool(faults={1: Crash(), 2: Crash()}) as pool:
+    async with open_test_pool(faults={1: Crash(), 2: Crash()}) as pool:
         assert await pool.run(jobs.add, 1, 2, idempotent=True) == 3
-    async with open_pool(faults=dict.fromkeys(range(1, 9), Crash(3))) as pool:
+    async with open_test_pool(faults=dict.fromkeys(range(1, 9), Crash(3))) as pool:
         with pytest.raises(PoisonedRequestError) as caught:
             await pool.run(jobs.add, 1, 2, idempotent=True, max_retries=2)
         assert caught.value.attempts == 3
@@ -260,7 +269,7 @@ async def test_retries(autojump_clock: MockClock) -> None:
 async def test_a_hang_is_killed(kind: Kind, autojump_clock: MockClock) -> None:
     """When the clock has run out, and the grace after it."""
     function = trio.sleep if kind == "io" else jobs.sleep
-    async with open_pool(kind=kind, faults={1: Hang()}, grace=2) as pool:
+    async with open_test_pool(kind=kind, faults={1: Hang()}, grace=2) as pool:
         with pytest.raises(RequestTimeoutError) as caught:
             await pool.run(function, 0, timeout=10)
         assert caught.value.rung == "kill"
@@ -270,7 +279,7 @@ async def test_a_hang_is_killed(kind: Kind, autojump_clock: MockClock) -> None:
 
 async def test_a_stopped_worker_is_found(autojump_clock: MockClock) -> None:
     """Within some seconds; what it ran crashed."""
-    async with open_pool(stand_ins={jobs.nothing: Stop()}) as pool:
+    async with open_test_pool(stand_ins={jobs.nothing: Stop()}) as pool:
         with pytest.raises(WorkerCrashedError, match="stopped"):
             await pool.run(jobs.nothing)
         assert trio.current_time() < 10
@@ -280,7 +289,7 @@ async def test_a_stopped_worker_is_found(autojump_clock: MockClock) -> None:
 
 async def test_a_delay_is_part_of_the_run(autojump_clock: MockClock) -> None:
     """So that a clock can run out during it."""
-    async with open_pool(faults={1: Delay(5), 2: Delay(5)}) as pool:
+    async with open_test_pool(faults={1: Delay(5), 2: Delay(5)}) as pool:
         assert await pool.run(jobs.add, 1, 2, timeout=6) == 3
         with pytest.raises(RequestTimeoutError):
             await pool.run(jobs.add, 1, 2, timeout=4)
@@ -288,13 +297,13 @@ async def test_a_delay_is_part_of_the_run(autojump_clock: MockClock) -> None:
 
 async def test_slow_and_failing_starts(autojump_clock: MockClock) -> None:
     """By the number of the worker; one that is too slow has failed."""
-    async with open_pool(2, starts={1: 4, 2: WorkerStartError("no room")}) as pool:
+    async with open_test_pool(2, starts={1: 4, 2: WorkerStartError("no room")}) as pool:
         assert trio.current_time() == pytest.approx(4)
         with pytest.raises(WorkerStartError, match="no room"):
             await pool.warm()
         await pool.warm()
     with pytest.raises(WorkerStartError, match="not ready within 30"):
-        async with open_pool(starts={1: math.inf}):
+        async with open_test_pool(starts={1: math.inf}):
             raise AssertionError("it opened")
 
 
@@ -313,7 +322,7 @@ async def test_cancelling(autojump_clock: MockClock) -> None:
             current_request().checkpoint()
             await trio.sleep(0.01)
 
-    async with open_pool(stand_ins={jobs.cooperate: cooperate}) as pool:
+    async with open_test_pool(stand_ins={jobs.cooperate: cooperate}) as pool:
         async with pool.open_request(jobs.cooperate) as request:
             await request.wait_started()
             request.cancel("enough")
@@ -321,7 +330,7 @@ async def test_cancelling(autojump_clock: MockClock) -> None:
                 await request.result()
             assert caught.value.rung == "checkpoint"
         assert pool.statistics().restarts == {}
-    async with open_pool(kind="io") as pool:
+    async with open_test_pool(kind="io") as pool:
         with trio.move_on_after(3):
             await pool.run(trio.sleep_forever)
         assert trio.current_time() < 3.2
@@ -330,7 +339,7 @@ async def test_cancelling(autojump_clock: MockClock) -> None:
 
 async def test_pids_are_of_no_process(autojump_clock: MockClock) -> None:
     """A test that signals one harms nobody."""
-    async with open_pool() as pool:
+    async with open_test_pool() as pool:
         (worker,) = pool.workers
         assert worker.pid is not None
         with pytest.raises(ProcessLookupError):
@@ -424,7 +433,7 @@ async def test_a_pool_survives_a_sweep(autojump_clock: MockClock) -> None:
     async def check() -> None:
         assert await pool.run(jobs.add, 3, 4) == 7
 
-    async with open_pool() as pool:
+    async with open_test_pool() as pool:
         assert await cancel_at_each_step(call, check, all_tasks=True) > 2
 
 

@@ -35,6 +35,16 @@ def add(first: int, second: float) -> complex:
     return first + second
 
 
+def halve(number: int) -> float:
+    """Take an item."""
+    return number / 2
+
+
+async def ticks() -> AsyncIterator[int]:
+    """Yield items."""
+    yield 1
+
+
 def nothing() -> None:
     """Take nothing, and give nothing."""
 
@@ -99,6 +109,27 @@ async def requests(pool: trioipc.WorkerPool) -> None:
 
     pool.open_request(add, 1)  # type: ignore[arg-type]
     pool.open_request(add, 1, 2.0, on_progress=print)  # type: ignore[call-arg]
+
+
+async def words() -> AsyncIterator[str]:
+    """Give items as they come."""
+    yield "word"
+
+
+async def maps(pool: trioipc.WorkerPool) -> None:
+    """`WorkerPool.map` has the item's type as its parameter, and gives results."""
+    async with pool.map(bytes, [1, 2, 3], ordered=False, timeout=1) as results:
+        async for result in results:
+            assert_type(result, bytes)
+    async with pool.map(str.encode, words(), on_error="collect", max_pending=3) as results:
+        pass
+    pool.map(default, [1, 2])
+    pool.map(str.encode, [1, 2])  # type: ignore[arg-type]
+    pool.map(add, [1, 2])  # type: ignore[arg-type]
+    pool.map(bytes, 3)  # type: ignore[arg-type]
+    pool.map(default, words())  # type: ignore[arg-type]
+    pool.map(default, [1], on_error="ignore")  # type: ignore[arg-type]
+    pool.map(default, [1], chunk_size="large")  # type: ignore[arg-type]
 
 
 async def shortest() -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self, final
 
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 from rich.progress import (
     BarColumn,
     DownloadColumn,
     Progress,
+    ProgressColumn,
     TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
@@ -28,6 +29,38 @@ if TYPE_CHECKING:
 
 # So much of a name, so that at 80 columns there is a bar as well.
 _NAME_WIDTH = 22
+# Below this, there are no numbers but the percentage and the time left.
+_WIDE = 72
+
+
+def _columns(width: int) -> list[ProgressColumn]:
+    """Return what stands in a line, on a terminal of that width; all of it stays in one line."""
+    narrow = width < _WIDE
+    name_width = _NAME_WIDTH // 2 if narrow else _NAME_WIDTH
+    numbers = [DownloadColumn(table_column=_column()), TransferSpeedColumn(table_column=_column())]
+    return [
+        TextColumn("{task.description}", markup=False, table_column=_column(width=name_width)),
+        BarColumn(bar_width=None, table_column=Column(ratio=1)),
+        TaskProgressColumn(table_column=_column()),
+        *([] if narrow else numbers),
+        TimeRemainingColumn(compact=True, table_column=_column()),
+    ]
+
+
+def _column(width: int | None = None) -> Column:
+    return Column(width=width, no_wrap=True, overflow="ellipsis")
+
+
+class _Console(Console):
+    """Leaves room for the ``^C`` that a terminal echoes, which would make a full line two lines.
+
+    What stands in two lines where one was written is not erased.
+    """
+
+    @property  # type: ignore[misc] # nobody sets it
+    def size(self) -> ConsoleDimensions:
+        full = super().size
+        return full._replace(width=max(1, full.width - len("^C")))
 
 
 @final
@@ -39,18 +72,10 @@ class Bars:
     """
 
     def __init__(self, sizes: Sequence[int]) -> None:
+        console = _Console(stderr=True)
         self._progress = Progress(
-            TextColumn(
-                "{task.description}",
-                markup=False,
-                table_column=Column(width=_NAME_WIDTH, no_wrap=True, overflow="ellipsis"),
-            ),
-            BarColumn(bar_width=None, table_column=Column(ratio=1)),
-            TaskProgressColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(compact=True),
-            console=Console(stderr=True),
+            *_columns(console.width),
+            console=console,
             expand=True,
             transient=True,
             redirect_stdout=False,
@@ -86,11 +111,18 @@ class Bars:
 
         try:
             yield advance
+        except Exception:
+            self._end(index)  # if it was cancelled, it is not at its end
+            raise
+        else:
+            self._end(index)
         finally:
             self._progress.remove_task(task)
-            # Also if it failed: it is no longer something to wait for.
-            self._values[index] = self._totals[index]
-            self._move_whole()
+
+    def _end(self, index: int) -> None:
+        """Take one that is done or has failed for something that is not to be waited for."""
+        self._values[index] = self._totals[index]
+        self._move_whole()
 
     def _move_whole(self) -> None:
         if self._whole is not None:

@@ -42,7 +42,7 @@ async def examine() -> int:
     """Say what there is, then try it; return the exit code.
 
     Raises:
-      OSError: if it cannot be said.
+      OutputError: if it cannot be said.
     """
     screen = Screen(None)
     for name, found in _inventory():

@@ -21,5 +21,12 @@ USAGE: Final = 2
 SIGNALLED: Final = 128
 
 
+class OutputError(Exception):
+    """Results cannot be written; the text says why.
+
+    You don't get this when nobody reads them any more; that is a BrokenPipeError, as always.
+    """
+
+
 class UsageError(Exception):
     """What was asked for cannot be; the text says why, and what would be right."""

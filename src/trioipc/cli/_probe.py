@@ -17,7 +17,7 @@ async def probe(urls: list[str], timeout: float) -> int:
     """Ask all of them at once, and say of each what came; return the exit code.
 
     Raises:
-      OSError: if that cannot be said.
+      OutputError: if that cannot be said.
     """
     screen = Screen(None)
     try:

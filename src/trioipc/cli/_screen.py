@@ -49,7 +49,7 @@ class Screen:
         """Say a result.
 
         Raises:
-          OSError: if it cannot be written.
+          OutputError: if it cannot be written.
         """
         if not _stdio.is_terminal(sys.stdout):
             _stdio.write_line(text)

@@ -17,13 +17,15 @@ import os
 import shutil
 import sys
 import tempfile
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
 import trio
 
+from trioipc.cli._errors import OutputError
+
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
     from typing import BinaryIO, TextIO
 
 _STEP = 1 << 20
@@ -33,22 +35,36 @@ def write_line(text: str) -> None:
     """Write a line to the standard output, with the bytes of file names as they are.
 
     Raises:
-      OSError: if there is none, nobody reads it, or there is no room for it.
+      OutputError: if there is none, or no room for it.
+      BrokenPipeError: if nobody reads it.
     """
-    stream = _present(sys.stdout)
-    stream.buffer.write(os.fsencode(text + "\n"))
-    if stream.isatty():
-        stream.flush()
+    with _output_errors():
+        stream = _present(sys.stdout)
+        stream.buffer.write(os.fsencode(text + "\n"))
+        if stream.isatty():
+            stream.flush()
 
 
 def flush() -> None:
     """Write what waits.
 
     Raises:
-      OSError: as for `write_line`.
+      OutputError: as for `write_line`.
+      BrokenPipeError: likewise.
     """
-    if sys.stdout is not None:
-        sys.stdout.flush()
+    with _output_errors():
+        if sys.stdout is not None:
+            sys.stdout.flush()
+
+
+@contextmanager
+def _output_errors() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(error.strerror) from None
 
 
 def is_terminal(stream: TextIO | None) -> bool:

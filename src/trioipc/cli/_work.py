@@ -51,7 +51,7 @@ async def work_on(jobs: Sequence[Job], workers: int | None, work: Work) -> int:
 
     Raises:
       UsageError: if the environment says where to work, and there is no such place.
-      OSError: if a result cannot be said.
+      OutputError: if a result cannot be said.
     """
     try:
         placement = placement_of(None)[0]

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import trio
 from outcome import acapture
 
-from trioipc._errors import FallbackWarning
+from trioipc._errors import FallbackWarning, IPCError
 from trioipc.cli import _stdio
 from trioipc.cli._commands import task_of
-from trioipc.cli._errors import FAILED, SIGNALLED, USAGE, UsageError
+from trioipc.cli._errors import FAILED, SIGNALLED, USAGE, OutputError, UsageError
 from trioipc.cli._screen import complain
 
 if TYPE_CHECKING:
@@ -45,9 +45,12 @@ def run(options: argparse.Namespace) -> int:
     except BrokenPipeError:
         _forget_output()
         return SIGNALLED + getattr(signal, "SIGPIPE", 13)
-    except OSError as error:
+    except OutputError as error:
         _forget_output()
-        complain(f"the output cannot be written: {error.strerror}")
+        complain(f"the output cannot be written: {error}")
+        return FAILED
+    except (OSError, IPCError) as error:  # of the machine: no descriptors left, say
+        complain(str(error))
         return FAILED
     if code > SIGNALLED:
         complain("interrupted")
@@ -72,6 +75,8 @@ async def _until_signal(task: Task) -> int:
     """Do the task; a signal cancels it, so that what is under way is cleaned up."""
     # Who has them ignored (nohup, a shell's background) shall be left alone.
     ending = [number for number in _ENDING if signal.getsignal(number) is not signal.SIG_IGN]
+    if not ending:
+        return await task()
     with trio.open_signal_receiver(*ending) as signals:
         async with trio.open_nursery() as nursery:
             watch = _Watch(nursery.cancel_scope)

@@ -77,7 +77,7 @@ class Asks:
         (number,) = ASK_NUMBER.unpack_from(body)
         if kind != ASK:
             if number in self._open:  # else the reply is on its way
-                self._open[number].on_withdrawal()
+                self._open[number].withdraw()
             return
         if number in self._open:
             raise RemoteProtocolError(f"something was asked for twice, as number {number}")
@@ -147,7 +147,7 @@ class ProcessAsk:
         self._segments = segments
         self._body = body
         self._failure = failure
-        self.on_withdrawal: Callable[[], object] = lambda: None
+        self.on_withdrawal: Callable[[], object]
 
     def unpack(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         """Unpickle it, once; see `Ask.unpack`."""
@@ -181,6 +181,10 @@ class ProcessAsk:
             asks.send(self._number, kind, encoded.flags, encoded.body)
         finally:
             cargo.drop()
+
+    def withdraw(self) -> None:
+        """Do what is to be done when nobody waits for it any more."""
+        self.on_withdrawal()
 
     def stop(self) -> None:
         """Send that there is no reply; see `Ask.stop`."""

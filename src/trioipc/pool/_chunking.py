@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 _TARGET_NANOSECONDS = 2_000_000
 # What is begun in it at most. Items may turn out to take longer than those before them.
 _QUOTA_SECONDS = 0.01
-# From one chunk to the next; and so many are small enough for a schedule point behind them.
+# How much a chunk may be larger, or smaller, than the one before.
 _GROWTH = 4
+# Beyond that there is nothing to be gained, and the event loop would wait for them to be pickled.
 _MOST_ITEMS = 5000
 # As many bytes of items go in one chunk: they are copied in one turn of the event loop.
 CHUNK_BYTES = AT_ONCE - LOG_BYTES
@@ -67,7 +68,7 @@ class Sizer:
 
     _fixed: int | None = None
     _limit: float = math.inf
-    _wanted: float = attrs.field(default=1, init=False)
+    _wanted: float = attrs.field(default=1.0, init=False)
     # What their bytes allow, and those of their results.
     _sendable: float = attrs.field(default=math.inf, init=False)
     _storable: float = attrs.field(default=math.inf, init=False)
@@ -95,8 +96,11 @@ class Sizer:
           room: How many results such as these there is room for.
         """
         by_time = _TARGET_NANOSECONDS * max(done, 1) / max(nanoseconds, 1)
-        growth = done if done < sent else max(self._wanted, _GROWTH * done)
-        self._wanted = max(1, min(by_time, growth))
+        if done < sent:
+            least, most = 1.0, float(done)
+        else:  # not all at once: its worker may just have had to wait for a processor
+            least, most = self._wanted / _GROWTH, max(self._wanted, _GROWTH * done)
+        self._wanted = max(1, least, min(by_time, most))
         self._storable = room * _FILL
 
     def weigh(self, sent: int, nbytes: int) -> bool:

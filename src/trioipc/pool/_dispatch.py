@@ -130,9 +130,6 @@ class Dispatcher:
         if worker is not None:
             self._give(worker, request)
         else:
-            if request._depth:  # who asked for it has a place meanwhile
-                self.scheduler.discard(request, terms.priority)
-                self.scheduler.put_back(request, terms.priority)
             self.assign()
             if request._state == "waiting" or request._was_ahead:
                 self.team.ask_for_help()
@@ -444,8 +441,12 @@ class Dispatcher:
         if request._watch is not None:
             request._watch.ended(request)
         request._worker = None
+        if request._rescue is not None:
+            request._rescue()
         if request._gate is not None:
             self.scheduler.leave(request)
+        if request._rescue is not None:
+            request._rescue()
         self._stop_loading(request)
         del request._call  # its errors may hold the request, but need not hold its arguments
         if request._return_place is not None:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from outcome import Outcome
 
     from trioipc.pool._expectation import Expectation
+    from trioipc.pool._inlet import Inlet
     from trioipc.pool._statistics import ArenaStatistics
 
 
@@ -191,9 +192,37 @@ class Engine(ABC):
           TypeError: if workers of this kind do not run such functions.
         """
 
-    def prepare_nested(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Call:
-        """Make one that a call waits for, so it must not wait for memory that this may hold."""
-        return self.prepare(function, arguments)
+    def exempt(self, call: Call) -> None:  # noqa: B027 - most have nothing to wait for
+        """Have a call not wait for memory, for what waits for it may hold that."""
+
+    def open_inlet(self, buffer: int) -> Inlet:
+        """Make where the items of a stream arrive.
+
+        Args:
+          buffer: How many may wait.
+
+        Raises:
+          OSError: if there is no memory left for them.
+        """
+        from trioipc.pool._inlet import LocalInlet
+
+        return LocalInlet(buffer, trio.lowlevel.current_trio_token())
+
+    @abstractmethod
+    def prepare_stream(
+        self, inlet: Inlet, function: Callable[..., Any], arguments: tuple[Any, ...]
+    ) -> Call:
+        """Make a call that runs a generator function.
+
+        Args:
+          inlet: From `open_inlet`.
+          function: The generator function.
+          arguments: Its arguments.
+
+        Raises:
+          PayloadError: if they cannot travel.
+          TypeError: if workers of this kind do not run such functions.
+        """
 
     @abstractmethod
     def endpoint(self) -> Endpoint:

@@ -10,6 +10,7 @@ from trioipc.pool._queue import PriorityQueue
 from trioipc.worker.registry import MARK
 
 if TYPE_CHECKING:
+    from trioipc.pool._queue import Line
     from trioipc.protocol._messages import Priority
 
 R = TypeVar("R")  # a request
@@ -43,7 +44,7 @@ class Gate(Generic[R]):
         self.outside.add(request, priority)
         return False
 
-    def leave(self, request: R) -> tuple[R, Priority] | None:
+    def leave(self, request: R) -> tuple[R, Line] | None:
         """Let a request out, if it is in; return who comes in instead, if anybody waits."""
         if request not in self._inside:
             return None

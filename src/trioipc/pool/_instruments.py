@@ -26,6 +26,7 @@ from trioipc._errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from contextvars import Context
 
     from trioipc.pool._endpoint import Call, Death
     from trioipc.pool._request import PoolRequest
@@ -166,6 +167,15 @@ def instruments_of(instruments: Iterable[Instrument]) -> tuple[Instrument, ...]:
     return found
 
 
+_HOOKS = tuple(name for name, found in vars(Instrument).items() if callable(found))
+
+
+def _wants(instrument: Instrument, hook: str) -> bool:
+    """Say whether it has a method of its own for that."""
+    method = getattr(instrument, hook)
+    return getattr(method, "__func__", None) is not getattr(Instrument, hook)
+
+
 @final
 class Instruments:
     """Those of a pool.
@@ -175,16 +185,25 @@ class Instruments:
     """
 
     def __init__(self, instruments: tuple[Instrument, ...]) -> None:
-        self._all = dict.fromkeys(instruments)
+        # {hook: those who want to be told}
+        self._hearers = {hook: [one for one in instruments if _wants(one, hook)] for hook in _HOOKS}
+
+    def has(self, hook: str) -> bool:
+        """Say whether anybody wants to be told."""
+        return bool(self._hearers[hook])
 
     def call(self, hook: str, *arguments: object) -> None:
-        """Tell each of them; switch off those that raise."""
-        for instrument in [*self._all]:
+        """Tell each that wants to be told; switch off those that raise."""
+        for instrument in [*self._hearers[hook]]:
             try:
                 getattr(instrument, hook)(*arguments)
             except BaseException:
-                self._all.pop(instrument, None)
+                self._switch_off(instrument)
                 _log.exception("%r raised in %s and is switched off", instrument, hook)
+
+    def _switch_off(self, instrument: Instrument) -> None:
+        for hook, hearers in self._hearers.items():
+            self._hearers[hook] = [one for one in hearers if one is not instrument]
 
     def watch(self, request: PoolRequest[Any], operation: str, prepare: Callable[[], Call]) -> Call:
         """Watch a request from before it is prepared; what is told may change what travels with it.
@@ -198,18 +217,18 @@ class Instruments:
           Exception: what ``prepare`` raises, with which the request ends.
         """
         record = RequestRecord(request.id, operation, request._terms.priority, trio.current_time())
-        request._watch = watch = Watch(self, record)
-        request._wants_progress = True  # its times are to be known at its end
+        request._watch = watch = Watch(self, record, copy_context())
+        if self.has("request_ended"):
+            request._wants_progress = True  # its times are to be known then
 
         def begin() -> Call:
             self.call("request_submitted", record)
             return prepare()
 
         try:
-            return copy_context().run(begin)
+            return watch.context.run(begin)
         except BaseException as error:
-            request._failure = error
-            watch.ended(request)
+            watch.refused(request, error)
             raise
 
     def worker_ended(self, worker: Worker[Any], was: WorkerState, death: Death) -> None:
@@ -225,6 +244,8 @@ class Watch:
 
     _instruments: Instruments
     _record: RequestRecord
+    # Where that was told; what its function asks for is of this context, too.
+    context: Context
     _is_cancelled: bool = attrs.field(default=False, init=False)
 
     def sent(self, request: PoolRequest[Any]) -> None:
@@ -237,8 +258,15 @@ class Watch:
             self._is_cancelled = True
             self._instruments.call("request_cancelled", self._record, _reason(request))
 
+    def refused(self, request: PoolRequest[Any], error: BaseException) -> None:
+        """Tell that it ended before it began."""
+        request._failure = error
+        self.ended(request)
+
     def ended(self, request: PoolRequest[Any]) -> None:
         """Tell how it ended."""
+        if not self._instruments.has("request_ended"):
+            return
         total = trio.current_time() - self._record.submitted
         self._instruments.call("request_ended", self._record, _end(request, total))
 

@@ -102,6 +102,7 @@ async def map_items(  # noqa: D417 - it is a method of `WorkerPool`
         collect=one_of("on_error", on_error, ("raise", "collect")) == "collect",
         on_progress=on_progress,
         total=_length_of(items),
+        label=None if self._strategy is None else self._strategy.label,
         alone=chunk_size == 1 or dispatcher.engine.places > 1 or _is_builtin(fn),
     )
     if options.chunk_size is not None and (max_pending or math.inf) < options.chunk_size:

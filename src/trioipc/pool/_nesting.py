@@ -6,8 +6,8 @@ Rule 1: it ends before that does, however that ends. When that is cancelled, cra
     returned, this is cancelled, and the outcome of that waits until this has ended.
 Rule 2: its failure is raised where it was asked for. What it raises though it was cancelled is not
     lost, but becomes an error of the one that asked.
-Rule 3: it goes before all that wait, and does not wait for room in the queue or in the store, for
-    somebody waits for it who may have what it would wait for.
+Rule 3: it goes before all that wait, to any worker, and does not wait for room in the queue or in
+    the store, nor in front of a gate: somebody waits for it who may have what it would wait for.
 Rule 4: who waits lends its place: the pool may have another worker for as long as that, see
     `Team.lend`. So there is always one that can run what is waited for, and never more at work than
     the pool has places.
@@ -91,8 +91,12 @@ class Child:
                 if self._stopped:
                     self.asker._stray = error
                 outcome = Error(error)
-            await self.ask.reply(outcome)
+            try:
+                await self.ask.reply(outcome)
+            finally:
+                del outcome  # its traceback holds this frame
         self.ask.stop()  # if it was cancelled: else it has its reply
+        del self.ask.on_withdrawal  # which knows who knows it
 
 
 @final

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from trioipc.memory._segment import Segment
     from trioipc.pool._beside import ParentBeside
     from trioipc.pool._expectation import Expectation
+    from trioipc.pool._inlet import ProcessInlet
     from trioipc.pool._store import Store
     from trioipc.protocol._codec import Buffer
 
@@ -63,6 +64,7 @@ class ProcessCall:
         "body",
         "expected",
         "flags",
+        "inlet",
         "loads",
         "number",
         "operation",
@@ -99,6 +101,8 @@ class ProcessCall:
         self.operation = 0
         # Whether it waits for room in the store.
         self.waits = True
+        # Where its items arrive, if it is a stream.
+        self.inlet: ProcessInlet | None = None
 
     @property
     def held(self) -> int:
@@ -138,6 +142,8 @@ class ProcessCall:
         if self._cargo is not None:
             self._cargo.drop()
             self._cargo = None
+        if self.inlet is not None:
+            self.inlet.detach()
 
 
 _KINDS = {
@@ -348,6 +354,25 @@ def refuse_synchronous(function: Callable[..., Any]) -> None:
     if not inspect.iscoroutinefunction(target):
         name = function_name(function)
         raise TypeError(f"{name} is not asynchronous; only workers of kind='cpu' run it")
+
+
+def refuse_no_generator(function: Callable[..., Any], *, asynchronous: bool) -> None:
+    """Refuse what is no generator function of the kind that the workers run.
+
+    Raises:
+      TypeError: if it is not.
+    """
+    if not callable(function):
+        raise TypeError(f"the function must be callable, not {type(function).__name__}")
+    name = function_name(function)
+    if inspect.isgeneratorfunction(function):
+        if asynchronous:
+            raise TypeError(f"{name} is not asynchronous; only workers of kind='cpu' stream it")
+    elif inspect.isasyncgenfunction(function):
+        if not asynchronous:
+            raise TypeError(f"{name} is asynchronous; only workers of kind='io' stream it")
+    else:
+        raise TypeError(f"{name} is no generator function; what it returns comes home by run()")
 
 
 def function_name(function: object) -> str:

@@ -62,6 +62,7 @@ from trioipc.protocol._codec import (
     SKIPPED,
     TO_WORKER,
     VERSION,
+    WAKE,
     WITHDRAW,
     decode_operations,
     define_frame,
@@ -77,6 +78,7 @@ if TYPE_CHECKING:
 
     from trioipc.pool._endpoint import Answer, Call, Vitals
     from trioipc.pool._expectation import Expectation
+    from trioipc.pool._inlet import ProcessInlet
     from trioipc.pool._store import Store
 
     class Plan(Protocol):
@@ -142,6 +144,8 @@ class ProcessEndpoint(Endpoint):
         self._plain = [False] * engine.slots
         # And what there is to be learnt from how long it took.
         self._expected: list[Expectation | None] = [None] * engine.slots
+        # {generation of a stream that runs: where its items arrive}
+        self._inlets: dict[int, ProcessInlet] = {}
         # For `peek`: when we last posted and heard something, and how long that had taken.
         self._posted_at = 0
         self._heard_at = 0
@@ -413,6 +417,10 @@ class ProcessEndpoint(Endpoint):
                 assert self._asks is not None
                 self._asks.hear(kind, flags, generation, body, self.asked)
                 return
+            if kind == WAKE:
+                if generation in self._inlets:
+                    self._inlets[generation].wake()
+                return
             answer = self._receive(kind, flags, slot, body)
         self._heard_at = time.perf_counter_ns()
         took = self._slots[slot][TOOK]
@@ -425,6 +433,8 @@ class ProcessEndpoint(Endpoint):
         if self._lesson:
             self._lesson -= 1
         self._unheard -= 1
+        if self._inlets:
+            self._inlets.pop(generation, None)
         store = self._engine.store
         if store.budget.is_over():  # what nobody looks at can be dropped, now that it rests
             store.poke()
@@ -466,6 +476,9 @@ class ProcessEndpoint(Endpoint):
         if wires is None or beside is None or wires.calls < 0:
             return
         body = call.lend(beside) if call.flags & BESIDE else call.body
+        if call.inlet is not None:
+            call.inlet.attach(beside, self.kill)
+            self._inlets[generation] = call.inlet
         cells = self._slots[slot]
         set_limit(cells, limit, left)
         cells[SUBMITTED_AT] = since

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, final
 import attrs
 
 from trioipc._errors import PayloadError, WorkerStartError
+from trioipc.memory._belt import BeltTaker, belt_bytes
 from trioipc.pool._endpoint import Endpoint, Engine
 from trioipc.pool._expectation import Expectation
 from trioipc.pool._host import EXIT_SECONDS
+from trioipc.pool._inlet import ProcessInlet
 from trioipc.pool._ledger import PERFORMERS
 from trioipc.pool._options import values_of
 from trioipc.pool._payload import (
@@ -26,12 +28,14 @@ from trioipc.pool._payload import (
     cannot_pickle,
     pickled_function,
     refuse_asynchronous,
+    refuse_no_generator,
     refuse_synchronous,
     refuse_values,
 )
 from trioipc.pool._process import ProcessEndpoint
 from trioipc.pool._store import Store
 from trioipc.protocol._codec import CONTEXT, INLINE, PICKLE_LIMIT, encode, lift_arguments
+from trioipc.worker._stream import produce
 from trioipc.worker.registry import perform
 
 if TYPE_CHECKING:
@@ -39,6 +43,7 @@ if TYPE_CHECKING:
     from typing import Any, Literal, NoReturn
 
     from trioipc.pool._endpoint import Call
+    from trioipc.pool._inlet import Inlet
     from trioipc.pool._statistics import ArenaStatistics
     from trioipc.worker._context import Variable
 
@@ -157,13 +162,11 @@ class ProcessEngine(Engine):
         call.flags |= CONTEXT
         return call
 
-    def prepare_nested(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Call:
-        """Pickle a call that another waits for; see `Engine.prepare_nested`."""
-        call = self.prepare(function, arguments)
+    def exempt(self, call: Call) -> None:
+        """Have it not wait for room in the store; see `Engine.exempt`."""
         if call.loads:  # the others may be shared, and need no room
             assert isinstance(call, ProcessCall)
             call.waits = False
-        return call
 
     def _prepare(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> ProcessCall:
         if not _is_plain(function):
@@ -216,6 +219,34 @@ class ProcessEngine(Engine):
             refuse_asynchronous(function)
         elif function is not perform:
             refuse_synchronous(function)
+
+    def open_inlet(self, buffer: int) -> Inlet:
+        """Lay a belt; see `Engine.open_inlet`."""
+        return ProcessInlet(BeltTaker(self.store.allocate(belt_bytes(buffer)), buffer))
+
+    def prepare_stream(
+        self, inlet: Inlet, function: Callable[..., Any], arguments: tuple[Any, ...]
+    ) -> Call:
+        """Pickle a call that runs a generator function; see `Engine.prepare_stream`."""
+        assert isinstance(inlet, ProcessInlet)
+        refuse_no_generator(function, asynchronous=self.kind == "io")
+        try:
+            call = self.prepare(self._runner(), (inlet.belt, function, *arguments))
+        except PayloadError as error:
+            raise cannot_pickle(function, arguments, error.__cause__ or error) from error
+        assert isinstance(call, ProcessCall)
+        call.inlet = inlet
+        call.operation = self.ledger.number(function)
+        call.expected = None  # how long it runs is for who iterates to say
+        return call
+
+    def _runner(self) -> Callable[..., Any]:
+        """Return what runs a generator function in workers of this kind."""
+        if self.kind == "cpu":
+            return produce
+        from trioipc.worker._stream_io import produce_async
+
+        return produce_async
 
     def endpoint(self) -> Endpoint:
         """Make a worker process, not started yet."""

@@ -155,6 +155,8 @@ class PoolRequest(Generic[T_co]):
     _waiter: trio.lowlevel.Task | None = None
     _over: trio.Event | None = None
     _on_end: Callable[[], object] | None = None
+    # Called just before its end, while its worker still has what it has sent.
+    _rescue: Callable[[], object] | None = None
     _channel: ProgressChannel | None = None
     _wants_progress: bool = False  # somebody will ask for it
     _final: Snapshot | None = None
@@ -264,7 +266,7 @@ class PoolRequest(Generic[T_co]):
             await self._over.wait()
         await self._land()
         self._asked = True  # not before: who was cancelled has heard nothing
-        value: T_co = _unwrap_again(self._conclude())
+        value: T_co = unwrap_again(self._conclude())
         return value
 
     async def _land(self) -> None:
@@ -299,6 +301,9 @@ class PoolRequest(Generic[T_co]):
         if self._on_end is not None:
             on_end, self._on_end = self._on_end, None
             on_end()
+        self._wake()
+
+    def _wake(self) -> None:
         if self._waiter is not None:
             waiter, self._waiter = self._waiter, None
             trio.lowlevel.reschedule(waiter)
@@ -528,7 +533,7 @@ def _no_stop(error: BaseException) -> BaseException:
     return instead
 
 
-def _unwrap_again(outcome: Outcome[Any]) -> Any:
+def unwrap_again(outcome: Outcome[Any]) -> Any:
     """Unwrap an outcome that others may unwrap as well."""
     if isinstance(outcome, Value):
         return outcome.value

@@ -78,6 +78,8 @@ class MapOptions:
     on_progress: Callable[[Progress], object | Awaitable[object]] | None
     # How many items there are; 0 if nobody knows.
     total: int
+    # What the pool's strategy wants to know of a request, if anything.
+    label: Callable[[Any, tuple[Any, ...]], object] | None
     # Whether each item goes in a request of its own, whatever the chunk size.
     alone: bool
 
@@ -174,8 +176,6 @@ class MapResults(Generic[T]):
             self._hand_over()
             if self._left:
                 raise trio.ClosedResourceError("the block of this map was left")
-            if self._error is not None:
-                self._raise_error()
             await self._take(await self._wait_for_head())
             for value in self._values:
                 result: T = value
@@ -201,14 +201,20 @@ class MapResults(Generic[T]):
 
         Raises:
           StopAsyncIteration: if there is none, and none comes.
-          BaseException: what the source has raised, then.
+          BaseException: what an item has raised, or then the source.
         """
         while not self._is_finished:
-            self._send_more()
+            self._error = self._error or self._source.interrupt()
+            if self._error is not None:
+                break
+            is_all_sent = self._send_more()
             await self._report()
             head = self._line.head()
             if head is not None:
                 return head
+            if not is_all_sent:
+                await checkpoint()
+                continue
             if not self._has_more():
                 await self._report(last=True)
                 self._error, self._source.error = self._source.error, None
@@ -298,19 +304,26 @@ class MapResults(Generic[T]):
         self._send_more()
         self._bell.set()
 
-    def _send_more(self) -> None:
-        """Send chunks, as many as may be with the workers."""
+    def _send_more(self) -> bool:
+        """Send chunks, as many as may be with the workers; return False if there was no time."""
+        until = monotonic() + _TURN_SECONDS
+        while self._may_send():
+            chunk = self._line.next_unsent(self._sizer.size) or self._new_chunk()
+            if chunk is None:
+                return True
+            self._send(chunk)
+            if monotonic() > until:
+                return False
+        return True
+
+    def _may_send(self) -> bool:
         dispatcher = self._dispatcher
-        while not (
+        return not (
             self._is_finished
             or dispatcher.closed
             or len(self._sent) >= self._window
             or dispatcher.scheduler.is_full()
-        ):
-            chunk = self._line.next_unsent(self._sizer.size) or self._new_chunk()
-            if chunk is None:
-                return
-            self._send(chunk)
+        )
 
     def _new_chunk(self) -> Chunk | None:
         hungry = len(self._sent) < self._places
@@ -326,6 +339,7 @@ class MapResults(Generic[T]):
         """Make a request of a chunk; or let its items go one by one, if they cannot go together."""
         try:
             call = self._prepare(chunk)
+            label = self._label(chunk)
         except Exception as error:
             self._give_up_log(chunk)
             if chunk.alone:
@@ -337,6 +351,7 @@ class MapResults(Generic[T]):
             return
         terms = self._terms if chunk.alone else self._chunk_terms
         request: PoolRequest[Any] = PoolRequest(self._dispatcher, self._function, call, terms)
+        request._label = label
         request._crashes = chunk.crashes
         request._attempts = len(chunk.crashes)
         request._deadline = self._deadline
@@ -367,6 +382,11 @@ class MapResults(Generic[T]):
                 return call
             self._line.split(chunk, min(self._sizer.size, len(chunk.items) // 2))
             self._give_up_log(chunk)
+
+    def _label(self, chunk: Chunk) -> object:
+        """Return what a strategy wants to know of an item; those that go together have nothing."""
+        label = self._options.label
+        return label(self._function, (chunk.items[0],)) if chunk.alone and label else None
 
     def _quota(self) -> int:
         """Return for how many nanoseconds items of a chunk may be begun."""
@@ -405,7 +425,8 @@ class MapResults(Generic[T]):
     @enable_ki_protection
     async def _send_later(self) -> None:
         """Send what was held back for a full chunk; the consumer may be busy."""
-        self._send_more()
+        while not self._send_more():
+            await trio.lowlevel.cancel_shielded_checkpoint()
 
     # -- progress ---------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from trioipc.pool._gate import Gate
     from trioipc.pool._planner import Planner
+    from trioipc.pool._queue import Line
     from trioipc.protocol._messages import Priority
 
 StrategyName: TypeAlias = Literal["least-busy", "round-robin"]
@@ -64,6 +65,7 @@ class Scheduler(Generic[R, W]):
       admits: Says whether a busy worker can be sent one.
       gate: Says which gate one must pass before it may run, if there are any gates.
       planner: Asks a strategy of the user's, if there is one; then nothing is sent ahead.
+      is_urgent: Says whether one goes before all others, and to any worker.
     """
 
     _strategy: StrategyName = "least-busy"
@@ -74,6 +76,7 @@ class Scheduler(Generic[R, W]):
     _admits: Callable[[W, R], bool] = lambda _, __: True
     _gate: Callable[[R], Gate[R] | None] | None = None
     _planner: Planner[R, W] | None = None
+    _is_urgent: Callable[[R], bool] = lambda _: False
     # What the planner has said and was not done yet.
     _plan: deque[tuple[W, R]] = attrs.field(factory=deque, init=False)
     # How much work is sent ahead.
@@ -156,19 +159,19 @@ class Scheduler(Generic[R, W]):
         """Let ``request`` wait, behind those of its priority."""
         self._weight += self._weigh(request)
         if self._may_enter(request, priority):
-            self._queue.add(request, priority)
+            self._queue.add(request, self._line(request, priority))
 
     def put_back(self, request: R, priority: Priority) -> None:
         """Let ``request`` wait again, before those of its priority."""
         self._weight += self._weigh(request)
         if self._may_enter(request, priority):
-            self._queue.put_back(request, priority)
+            self._queue.put_back(request, self._line(request, priority))
 
     def discard(self, request: R, priority: Priority) -> None:
         """Forget a request that waits; one that does not wait is fine too."""
         gate = self._gated.pop(request, None)
         queue = self._queue if gate is None else gate.outside
-        if queue.discard(request, priority):
+        if queue.discard(request, self._line(request, priority)):
             self._weight -= self._weigh(request)
 
     def leave(self, request: R) -> None:
@@ -186,6 +189,9 @@ class Scheduler(Generic[R, W]):
     def waiting_for_workers(self) -> Iterator[R]:
         """Yield those of them that wait for a worker, and not in front of a gate."""
         yield from self._queue
+
+    def _line(self, request: R, priority: Priority) -> Line:
+        return "first" if self._is_urgent(request) else priority
 
     def _may_enter(self, request: R, priority: Priority) -> bool:
         gate = None if self._gate is None else self._gate(request)
@@ -243,7 +249,7 @@ class Scheduler(Generic[R, W]):
         """
         if self._free <= 0 or not self._queue.size:
             return None
-        if self._planner is not None:
+        if self._planner is not None and not self._queue.is_urgent:
             return self._next_planned(self._planner)
         request, _ = self._queue.pop()
         self._weight -= self._weigh(request)

@@ -71,6 +71,9 @@ class IterableSource:
     def make_room(self) -> None:
         """Do nothing."""
 
+    def interrupt(self) -> None:
+        """Return None: a Ctrl-C comes out of `take`."""
+
     async def close(self) -> BaseException | None:
         """Pull no more."""
         self.is_exhausted = True
@@ -129,6 +132,10 @@ class AsyncSource:
     def make_room(self) -> None:
         """Say that there may be room again."""
         self._room.set()
+
+    def interrupt(self) -> BaseException | None:
+        """Return what it has raised that does not wait for results, such as a Ctrl-C."""
+        return None if isinstance(self.error, Exception) else self.error
 
     @enable_ki_protection
     async def _run(self, has_room: Callable[[], bool], heard: Callable[[], None]) -> None:

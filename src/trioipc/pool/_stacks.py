@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, final
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
+    from trioipc.pool._worker import Worker
 
 # How the last line of all reads: the main thread comes last, and this is where multiprocessing
 # began it.
@@ -21,6 +24,10 @@ _LAST_LINE = b'File "<string>", line 1 in <module>\n'
 _QUIET_SECONDS = 0.1
 # A hundred threads with a hundred frames each, the most that is written, are less than this.
 _TEXT_LIMIT = 4 << 20
+
+# How long `stacks_of` waits for those that do not answer, all together; and for each at least.
+_SECONDS = 1.0
+_LEAST_SECONDS = 0.2
 
 _READ_SIZE = 64 << 10
 _FATAL = b"Fatal Python error"
@@ -113,3 +120,15 @@ class StackReader:
             trio.lowlevel.notify_closing(self._descriptor)
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+async def stacks_of(workers: Iterable[Worker[Any]]) -> dict[int, str]:
+    """Return the stacks of each worker that is ready; see `WorkerPool.dump_stacks`."""
+    found = {}
+    deadline = trio.current_time() + _SECONDS
+    for worker in [*workers]:
+        pid = worker.endpoint.pid
+        if pid is not None and worker.state != "starting":
+            seconds = max(deadline - trio.current_time(), _LEAST_SECONDS)
+            found[pid] = await worker.endpoint.stacks(seconds) or "(it does not say)"
+    return found

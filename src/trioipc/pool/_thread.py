@@ -45,11 +45,12 @@ from trioipc.memory._board import (
 )
 from trioipc.pool._endpoint import Death, Endpoint, Engine, Snapshot
 from trioipc.pool._options import values_of
-from trioipc.pool._payload import exit_error, refuse_asynchronous
+from trioipc.pool._payload import exit_error, refuse_asynchronous, refuse_no_generator
 from trioipc.pool._slot import set_cancel, set_limit, snapshot
 from trioipc.pool._thread_asks import ThreadAsker
 from trioipc.worker._context import within
 from trioipc.worker._lifespan import living
+from trioipc.worker._stream import produce
 from trioipc.worker.registry import load, registered
 from trioipc.worker.request import CurrentRequest, set_context_request
 
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
 
     # A call, its generation, its serial number, and when it was submitted.
     _Posted: TypeAlias = tuple["ThreadCall", int, int, int]
+    from trioipc.pool._inlet import Inlet
 
 
 @final
@@ -106,9 +108,12 @@ class ThreadAnswer:
 
     def unpack(self) -> Outcome[Any]:
         """Return it; see `Answer.unpack`."""
-        if self.kind == "value":
-            return Value(self._value)
-        return Error(self._value)
+        # Kept no longer: frames in the traceback of an error hold this.
+        value, self._value = self._value, None
+        try:
+            return Value(value) if self.kind == "value" else Error(value)
+        finally:
+            del value
 
     def drop(self) -> None:
         """Let go of the value."""
@@ -141,6 +146,14 @@ class ThreadEngine(Engine):
         refuse_asynchronous(function)
         number = self.ledger.number(function, arguments)
         return ThreadCall(function, arguments, values_of(self.context), number)
+
+    def prepare_stream(
+        self, inlet: Inlet, function: Callable[..., Any], arguments: tuple[Any, ...]
+    ) -> Call:
+        """Make a call that runs a generator function; see `Engine.prepare_stream`."""
+        refuse_no_generator(function, asynchronous=False)
+        number = self.ledger.number(function)
+        return ThreadCall(produce, (inlet, function, *arguments), values_of(self.context), number)
 
     def endpoint(self) -> Endpoint:
         """Make a worker thread, not started yet."""

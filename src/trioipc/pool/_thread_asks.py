@@ -55,7 +55,7 @@ class ThreadAsk:
     ) -> None:
         self._call = function, arguments
         self._deliver: Callable[[Reply], object] | None = deliver
-        self.on_withdrawal: Callable[[], object] = lambda: None
+        self.on_withdrawal: Callable[[], object]
 
     def unpack(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         """Return it; see `Ask.unpack`."""
@@ -75,8 +75,9 @@ class ThreadAsk:
             deliver(reply)
 
     def withdraw(self) -> None:
-        """Do what is to be done when nobody waits for it any more."""
-        self.on_withdrawal()
+        """Do what is to be done when nobody waits for it any more, unless it has its reply."""
+        if self._deliver is not None:
+            self.on_withdrawal()
 
 
 def _interrupt() -> Any:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, TypeVarTuple, final
 
@@ -23,7 +22,6 @@ from trio.lowlevel import (
 )
 
 from trioipc._errors import (
-    LocalProtocolError,
     OperationNotFoundError,
 )
 from trioipc.memory.state import SharedCancellation
@@ -32,9 +30,11 @@ from trioipc.pool._ahead import admits, expect, expect_nothing
 from trioipc.pool._block import block
 from trioipc.pool._dispatch import Dispatcher
 from trioipc.pool._gate import gate_of, gates_of
+from trioipc.pool._hold import hold
 from trioipc.pool._instruments import Instruments
 from trioipc.pool._ledger import operation_name
 from trioipc.pool._map import map_items
+from trioipc.pool._message import message_of
 from trioipc.pool._nesting import Nesting
 from trioipc.pool._options import Options, count, one_of, seconds
 from trioipc.pool._planner import Planner
@@ -42,17 +42,20 @@ from trioipc.pool._progress import Sampler
 from trioipc.pool._recycling import Limits
 from trioipc.pool._request import PoolRequest, Terms
 from trioipc.pool._scheduler import Scheduler
+from trioipc.pool._stacks import stacks_of
 from trioipc.pool._strategy import RequestView
+from trioipc.pool._stream import stream_items
 from trioipc.pool._supervisor import Supervisor
 from trioipc.pool._survey import survey
 from trioipc.pool._waiting import call_back, wait_out, wait_out_children
-from trioipc.protocol._messages import CHANNELS, PRIORITIES, IPCMessage
+from trioipc.protocol._messages import PRIORITIES, IPCMessage
 from trioipc.worker import registry
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 
     from trioipc.pool._endpoint import Call, Engine
+    from trioipc.pool._inlet import Inlet
     from trioipc.pool._nesting import Child
     from trioipc.pool._progress import Progress
     from trioipc.pool._statistics import PoolStatistics, WorkerInfo
@@ -63,10 +66,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
-
-# How long `dump_stacks` waits for those that do not answer, all together; and for each at least.
-_STACKS_SECONDS = 1.0
-_STACKS_LEAST_SECONDS = 0.2
 
 
 # [0]: how often this process is a fork of one that had loaded us. A cell, for it is read often.
@@ -95,6 +94,8 @@ class WorkerPool:
                 admits,
                 (lambda request: request._gate) if gates else None,
                 None if self._strategy is None else Planner(self._strategy, _view, _pid),
+                # Who asked for it has a place meanwhile.
+                lambda request: request._depth > 0,
             ),
             Sampler(options.progress_interval),
             options.size,
@@ -326,19 +327,32 @@ class WorkerPool:
         args: tuple[Any, ...],
         terms: Terms,
         name: str | None = None,
+        inlet: Inlet | None = None,
     ) -> PoolRequest[Any]:
         """Make a request, which instruments are told of before its call is prepared."""
-        instruments = self._dispatcher.team.instruments
         request: PoolRequest[Any]
-        if instruments is None:
-            request = PoolRequest(self._dispatcher, fn, self._prepare(fn, args), terms, name)
+        if self._dispatcher.team.instruments is None:
+            request = PoolRequest(self._dispatcher, fn, self._prepare(fn, args, inlet), terms, name)
         else:
-            not_yet: Any = None
-            request = PoolRequest(self._dispatcher, fn, not_yet, terms, name)
-            prepare = partial(self._prepare, fn, args)
-            request._call = instruments.watch(request, operation_name(fn, args), prepare)
+            prepare = partial(self._prepare, fn, args, inlet)
+            request = self._make_watched(fn, args, terms, name, prepare)
         if self._dispatcher.gates or self._strategy is not None:
             self._classify(request, fn, args)
+        return request
+
+    def _make_watched(
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        terms: Terms,
+        name: str | None,
+        prepare: Callable[[], Call],
+    ) -> PoolRequest[Any]:
+        instruments = self._dispatcher.team.instruments
+        assert instruments is not None
+        not_yet: Any = None
+        request: PoolRequest[Any] = PoolRequest(self._dispatcher, fn, not_yet, terms, name)
+        request._call = instruments.watch(request, operation_name(fn, args), prepare)
         return request
 
     def _classify(self, request: PoolRequest[Any], fn: object, args: tuple[Any, ...]) -> None:
@@ -351,12 +365,16 @@ class WorkerPool:
         if self._strategy is not None:
             try:
                 request._label = self._strategy.label(what, args)
-            except BaseException:
+            except BaseException as error:
                 self._dispatcher.offer_room()  # which it may have been given
+                if request._watch is not None:
+                    request._watch.refused(request, error)
                 raise
 
-    def _prepare(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> Call:
+    def _prepare(self, fn: Callable[..., Any], args: tuple[Any, ...], inlet: Inlet | None) -> Call:
         try:
+            if inlet is not None:
+                return self._dispatcher.engine.prepare_stream(inlet, fn, args)
             return self._dispatcher.engine.prepare(fn, args)
         except BaseException:
             self._dispatcher.offer_room()  # which it may have been given
@@ -397,12 +415,17 @@ class WorkerPool:
     ) -> Any:
         """Run what the function of another request asks for to its end."""
         asker = child.asker
-        terms = self._terms(fn, None, None, "high", None, None, None, asker._terms.grace)
+        terms = self._terms(
+            fn, None, None, asker._terms.priority, None, None, None, asker._terms.grace
+        )
         assert asker._nursery is not None
         # Its context variables are those of who asked for the other.
         context = asker._nursery.parent_task.context.copy()
-        call = context.run(self._dispatcher.engine.prepare_nested, fn, args)
-        request: PoolRequest[Any] = PoolRequest(self._dispatcher, fn, call, terms)
+        if asker._watch is not None:  # and what instruments have added to them
+            context = asker._watch.context
+        request: PoolRequest[Any] = context.run(self._make, fn, args, terms)
+        self._dispatcher.engine.exempt(request._call)
+        request._gate = None  # who asks may be in it, and wait for this
         request._depth = asker._depth + 1
         request._deadline = asker._ends_at()
         request._return_place = child.give_back
@@ -464,27 +487,12 @@ class WorkerPool:
             self._check_home()
         request: PoolRequest[T] = self._make(fn, args, terms)
         request._deadline = deadline
-        request._over = trio.Event()
         request._wants_progress = True
-        self._dispatcher.submit(request)
-        body_error: BaseException | None = None
-        async with trio.open_nursery() as nursery:
-            request._nursery = nursery
-            self._dispatcher.attend(request)
-            try:
-                yield request
-            except BaseException as error:
-                body_error = error
-            if request._state != "ended":
-                request._dropped = request._stopped = True
-                self._dispatcher.cancel(request, None)
-                if isinstance(body_error, trio.Cancelled):
-                    request._cause = None  # the caller's scope wins
-                body_error = await wait_out(request._over) or body_error
-            body_error = await wait_out_children(nursery) or body_error
-        _leave(request, body_error)
+        async with hold(self._dispatcher, request):
+            yield request
 
     map = map_items
+    stream = stream_items
 
     @enable_ki_protection
     async def execute(
@@ -511,7 +519,7 @@ class WorkerPool:
         """
         await checkpoint_if_cancelled()
         self._check_home()
-        request = _message(message)
+        request = message_of(message)
         return await self._execute(request, on_progress, cancellation, retry=True)
 
     async def _execute(
@@ -629,15 +637,7 @@ class WorkerPool:
         await checkpoint_if_cancelled()
         self._check_home()
         async with self._dumping:
-            found = {}
-            deadline = trio.current_time() + _STACKS_SECONDS
-            for worker in [*self._dispatcher.team.workers]:
-                pid = worker.endpoint.pid
-                if pid is not None and worker.state != "starting":
-                    seconds = max(deadline - trio.current_time(), _STACKS_LEAST_SECONDS)
-                    text = await worker.endpoint.stacks(seconds)
-                    found[pid] = text or "(it does not say)"
-        return found
+            return await stacks_of(self._dispatcher.team.workers)
 
     def statistics(self) -> PoolStatistics:
         """Return what the pool has done and does."""
@@ -698,34 +698,3 @@ def _view(request: PoolRequest[object]) -> RequestView:
 
 def _pid(worker: Worker[PoolRequest[object]]) -> int | None:
     return worker.endpoint.pid
-
-
-def _leave(request: PoolRequest[Any], body_error: BaseException | None) -> None:
-    """Raise what comes out of an `open_request` block, if anything."""
-    unheard = request._unheard()
-    if body_error is not None and not (
-        unheard is not None and isinstance(body_error, trio.Cancelled)
-    ):
-        request._mention_in(body_error)
-        raise body_error
-    if unheard is not None:
-        raise unheard
-
-
-def _message(message: IPCMessage | Mapping[str, object]) -> IPCMessage:
-    """Make a message of what `execute` was given."""
-    if isinstance(message, IPCMessage):
-        return message
-    if not isinstance(message, Mapping):
-        raise LocalProtocolError(f"a {type(message).__name__} is no message")
-    fields = {str(key): value for key, value in message.items()}
-    fields.setdefault("id", "")
-    try:
-        made = IPCMessage(**fields)  # type: ignore[arg-type] # checked by its validators
-        if made.timeout is not None:
-            seconds("timeout", made.timeout)
-    except (TypeError, ValueError) as error:
-        raise LocalProtocolError(f"this is no message: {error.args[0]}") from error
-    if made.channel not in CHANNELS:
-        raise LocalProtocolError(f"there is no channel {made.channel!r}")
-    return made

@@ -61,8 +61,11 @@ FROM_WORKER = struct.Struct("<IBBHQ")
 # pickled; cancelled before it began; stopped by a checkpoint or an interrupt. RETURN answers none:
 # a slab of the parent's is no longer looked at; its number is in the place of the generation. LOST
 # likewise: it could not be mapped, and must be shown again. ASK: the function that runs wants
-# another called; the body begins with the number of that. WITHDRAW: it does so no more.
-READY, NONE, VALUE, ERROR, EXIT, PAYLOAD, SKIPPED, STOPPED, RETURN, LOST, ASK, WITHDRAW = range(12)
+# another called; the body begins with the number of that. WITHDRAW: it does so no more. WAKE: there
+# is an item on the belt of a call, for whom found none there.
+READY, NONE, VALUE, ERROR, EXIT, PAYLOAD, SKIPPED, STOPPED, RETURN, LOST, ASK, WITHDRAW, WAKE = (
+    range(13)
+)
 ASK_NUMBER = struct.Struct("<Q")
 
 # Frames that reply to ASK, on a pipe of their own: length of the body, kind, flags, number. The
@@ -84,6 +87,9 @@ _PLACE = struct.Struct("<QQQB")
 VIEW, BYTES, BYTEARRAY, STATE = range(4)
 # Added to the kind: whoever gets it sets the slab to zero before it returns it.
 WIPE = 0x80
+# Kinds of records on a belt: a pickle; and the body of a frame that has `BESIDE` and
+# `PICKLE_BESIDE`.
+ITEM_INLINE, ITEM_BESIDE = range(2)
 _KINDS: dict[type, int] = {bytes: BYTES, bytearray: BYTEARRAY}
 # What travels beside the frame whatever its size.
 _ALWAYS_BESIDE = frozenset((RingSpace, Secret))
@@ -166,8 +172,20 @@ def lift_arguments(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple([lift(argument) for argument in arguments])
 
 
-def encode(value: object) -> Encoded:
+def places_that_fit(room: int) -> int:
+    """Say how many buffers a table in ``room`` bytes can name, beside a pickle and parcels."""
+    return (room - _COUNT.size) // _PLACE.size - PARCELS_LIMIT - 1
+
+
+def encode(
+    value: object, pickle_limit: int = PICKLE_LIMIT, places_limit: int = PLACES_LIMIT
+) -> Encoded:
     """Pickle ``value``; what `lift` has marked, and big pickle-5 buffers, stay out of the body.
+
+    Args:
+      value: Anything.
+      pickle_limit: A longer pickle travels beside the frame as well, in bytes.
+      places_limit: How many buffers do so at most; more stay in the pickle.
 
     Raises:
       Exception: whatever pickling it raises.
@@ -181,7 +199,7 @@ def encode(value: object) -> Encoded:
         if type(view.obj) is memoryview and view.obj.c_contiguous:
             # Not a view of a view: before 3.13, collecting such a pair crashes the interpreter.
             view = memoryview(view.obj).cast("B")
-        if len(views) >= PLACES_LIMIT or (
+        if len(views) >= places_limit or (
             len(view) < OUT_OF_BAND and type(view.obj) not in _ALWAYS_BESIDE
         ):
             return True
@@ -197,7 +215,7 @@ def encode(value: object) -> Encoded:
         raise ValueError(
             f"{len(parcels)} pieces of shared state; at most {PARCELS_LIMIT} travel at a time"
         )
-    if len(body) > PICKLE_LIMIT:
+    if len(body) > pickle_limit:
         return Encoded(b"", BESIDE | PICKLE_BESIDE, (*views, body), (*kinds, VIEW), parcels)
     return Encoded(body, BESIDE if views or parcels else 0, views, kinds, parcels)
 

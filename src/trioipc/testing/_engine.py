@@ -53,6 +53,7 @@ from trioipc.pool._payload import (
     cannot_pickle,
     exit_error,
     refuse_asynchronous,
+    refuse_no_generator,
     refuse_synchronous,
     refuse_values,
 )
@@ -62,6 +63,7 @@ from trioipc.protocol._codec import (
     VALUE,
     decode,
     encode,
+    lift,
     lift_arguments,
     payload_error,
 )
@@ -79,6 +81,7 @@ if TYPE_CHECKING:
     from outcome import Outcome
 
     from trioipc.pool._endpoint import Answer, Call
+    from trioipc.pool._inlet import Inlet
     from trioipc.pool._options import Lifespan
     from trioipc.protocol._codec import Encoded
     from trioipc.testing._faults import Part
@@ -136,6 +139,43 @@ class SimulatedCall:
         """Return a new copy of the function, its arguments, and values of context variables."""
         copies: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]] = unpickled(self.encoded)
         return copies
+
+
+@attrs.define(eq=False, kw_only=True)
+class SimulatedStream(SimulatedCall):
+    """A pickled call that runs a generator function."""
+
+    inlet: Inlet
+
+    def unpack(self) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+        """Return what lays copies of what a copy of it yields where its items arrive."""
+        from trioipc.worker._stream_io import produce_async
+
+        function, arguments, values = SimulatedCall.unpack(self)
+        return produce_async, (CopyingBelt(self.inlet), function, *arguments), values
+
+
+class CopyingBelt:
+    """Lays copies of items where they arrive.
+
+    Args:
+      inlet: Where that is.
+    """
+
+    def __init__(self, inlet: Any) -> None:
+        self.has_room = inlet.has_room
+        self._lay = inlet.lay
+
+    def lay(self, item: object) -> None:
+        """Lay down a copy of an item, for which there must be room.
+
+        Raises:
+          PayloadError: if it cannot be pickled.
+        """
+        try:
+            self._lay(unpickled(encode(lift(item))))
+        except Exception as error:
+            raise payload_error(f"an item of type {type(item).__qualname__}", error) from error
 
 
 @attrs.define(eq=False)
@@ -204,6 +244,20 @@ class SimulatedEngine(Engine):
             refuse_values(function, values)
             raise cannot_pickle(function, arguments, error) from error
         return SimulatedCall(function, self.ledger.number(function, arguments), encoded)
+
+    def prepare_stream(
+        self, inlet: Inlet, function: Callable[..., Any], arguments: tuple[Any, ...]
+    ) -> Call:
+        """Make a call that runs a generator function; see `Engine.prepare_stream`."""
+        refuse_no_generator(function, asynchronous=self.kind == "io")
+        values = values_of(self.context)
+        try:
+            encoded = encode((function, lift_arguments(arguments), values))
+        except (Exception, SystemExit) as error:
+            refuse_values(function, values)
+            raise cannot_pickle(function, arguments, error) from error
+        number = self.ledger.number(function)
+        return SimulatedStream(function, number, encoded, inlet=inlet)
 
     def part(self, function: Callable[..., Any]) -> Part | None:
         """Say what plays the part of a function in the next request that is sent; None if that."""

@@ -39,8 +39,9 @@ async def open_test_pool(
     stand-in. Calls and results are pickled and unpickled, as on their way to a process: a lambda is
     a `trioipc.PayloadError` here as well; exceptions are not.
 
-    `trioipc.CurrentRequest.time_left` is the one thing that counts real time. There is no memory to
-    measure, and there are no stacks; worker pids are those of no process.
+    What differs: `trioipc.CurrentRequest.time_left` counts real time; what a function asks the pool
+    for is called in its place; there is no memory to measure, and there are no stacks; and the pid
+    of a worker is that of no process.
 
     Args:
       size: The most workers there are.

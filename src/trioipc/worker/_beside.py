@@ -155,18 +155,22 @@ class Beside:
         self._arena.release(slab)
         return slab, view
 
-    def put(self, buffers: Sequence[Buffer]) -> list[Place]:
+    def put(self, buffers: Sequence[Buffer], *, copy: bool = False) -> list[Place]:
         """Find or make room in slabs for ``buffers``, and show the parent those slabs.
+
+        Args:
+          buffers: What is to be there.
+          copy: Whether to copy also what is in such a slab already, and may yet be written to.
 
         Raises:
           OSError: if there is no memory left.
         """
         with self._lock:
             self._arena.drain()
-            return self._put(buffers)
+            return self._put(buffers, copy=copy)
 
-    def _put(self, buffers: Sequence[Buffer]) -> list[Place]:
-        homes = [self._home_of(buffer) for buffer in buffers]
+    def _put(self, buffers: Sequence[Buffer], *, copy: bool) -> list[Place]:
+        homes = [None if copy else self._home_of(buffer) for buffer in buffers]
         lent = self._presentable({home[0]: None for home in homes if home is not None})
         places = [
             (home[0].number, home[1], len(buffer)) if home and home[0] in lent else None

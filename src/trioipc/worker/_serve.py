@@ -12,6 +12,7 @@ import contextlib
 import os
 import threading
 import time
+from collections import deque
 from typing import TYPE_CHECKING
 
 from trioipc.memory._board import (
@@ -55,6 +56,7 @@ from trioipc.protocol._codec import (
     SKIPPED,
     STOP,
     TO_WORKER,
+    WAKE,
     decode,
     encode_operations,
     payload_error,
@@ -122,8 +124,11 @@ class Server:
         self._asks: Asker | None = None
         # A thread may ask while the loop answers.
         self._writing = threading.Lock()
+        # What has arrived and not been handled, and what of a frame has arrived behind that.
+        self._frames: deque[tuple[tuple[Any, ...], bytes]] = deque()
+        self._rest = b""
         # Whether a function has forked, and this is the child.
-        self._is_fork = False
+        self.is_fork = False
         # What the lifespan has given.
         self._state: Any = None
 
@@ -164,7 +169,7 @@ class Server:
         return self._cells[dropped_at(self._ticket.slots) :]
 
     def _become_fork(self) -> None:
-        self._is_fork = True
+        self.is_fork = True
 
     def listen_to_signals(self) -> None:
         """Have the function that runs interrupted by a signal, if it is to be."""
@@ -172,12 +177,33 @@ class Server:
 
     def loop(self) -> None:
         """Answer calls until the parent closes its end."""
-        rest = b""
-        while True:
-            data = self._read()
-            if not data:
-                return
-            rest = split_frames(rest + data if rest else data, TO_WORKER, self._handle)
+        while data := self._read():
+            self._split(data)
+            while self._frames:
+                self._handle(*self._frames.popleft())
+
+    def _split(self, data: bytes) -> None:
+        data = self._rest + data if self._rest else data
+        self._rest = split_frames(data, TO_WORKER, self._keep)
+
+    def _keep(self, head: tuple[Any, ...], body: bytes) -> None:
+        self._frames.append((head, body))
+
+    def hear(self) -> None:
+        """Do what the parent has said about slabs while a function runs; calls have to wait."""
+        calls = self._wires.calls
+        if self._sleeps:
+            os.set_blocking(calls, False)
+            self._sleeps = False
+        with contextlib.suppress(BlockingIOError):
+            while data := os.read(calls, READ_SIZE):
+                self._split(data)
+        frames, self._frames = self._frames, deque()
+        for head, body in frames:
+            if head[1] in (CALL, DEFINE):
+                self._keep(head, body)
+            else:
+                self._handle(head, body)
 
     def _read(self) -> bytes:
         """Wait for bytes: first awake, then asleep."""
@@ -270,6 +296,7 @@ class Server:
             self._state,
             self._asker,
         )
+        request._server = self
         self._start(request, slot, loaded)
 
     def _start(self, request: CurrentRequest, slot: int, loaded: list[_Loaded]) -> None:
@@ -284,7 +311,7 @@ class Server:
         target, arguments = loaded.pop()
         generation = request._generation
         kind, value = self._executor.run(request, target, arguments)
-        if self._is_fork:  # it shares our memory, and must not wipe what our function still reads
+        if self.is_fork:  # it shares our memory, and must not wipe what our function still reads
             os._exit(1)
         self._count(slot)
         del target, arguments
@@ -328,13 +355,13 @@ class Server:
             return self._beside
 
     def _allocate(self, nbytes: int, blank: bool) -> memoryview:
-        if self._is_fork:  # what is shared is not ours to give
+        if self.is_fork:  # what is shared is not ours to give
             return memoryview(bytearray(nbytes))
         return self._traffic().allocate(nbytes, blank)
 
     def _asker(self) -> Asker:
         """Return what asks the parent. Loaded when first needed: few functions do."""
-        if self._is_fork:
+        if self.is_fork:
             raise RuntimeError("a process that was forked from a worker cannot ask its pool")
         with self._making:
             if self._asks is None:
@@ -401,11 +428,27 @@ class Server:
         flags |= encoded.flags
         return FROM_WORKER.pack(len(body), kind, flags, slot, generation) + body
 
-    def _send_beside(self, encoded: Encoded) -> bytes:
+    # -- streams ----------------------------------------------------------------------------
+
+    def wake(self, generation: int) -> None:
+        """Tell the parent that there is an item on a belt which it has found empty."""
+        self._write(FROM_WORKER.pack(0, WAKE, 0, 0, generation))
+
+    def send_item(self, encoded: Encoded) -> bytes:
+        """Send what travels beside an item, always as a copy; return what stands for it.
+
+        Raises:
+          OSError: if there is no memory left.
+        """
+        return self._send_beside(encoded, copy=True)
+
+    # -- answers ----------------------------------------------------------------------------
+
+    def _send_beside(self, encoded: Encoded, *, copy: bool = False) -> bytes:
         """Send what travels beside the frame, before it; return the frame's body."""
         if not encoded.flags & BESIDE:
             return encoded.body
-        places = self._traffic().put(encoded.buffers)
+        places = self._traffic().put(encoded.buffers, copy=copy)
         for number, parcel in encoded.parcels:
             send_segment(self._wires.control, number, parcel)
         return with_places(encoded, places)

@@ -66,6 +66,9 @@ class IoServer(Server):
             self._say_ready()
             await self._serve()
 
+    def hear(self) -> None:
+        """Do nothing: frames are handled as they come, also while functions run."""
+
     async def _serve(self) -> None:
         """Answer calls until the parent closes its end."""
         os.set_blocking(self._wires.calls, False)

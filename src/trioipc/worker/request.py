@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from typing import Any, Protocol, TypeVar, TypeVarTuple
 
     from trioipc.memory.state import SharedCancellation, SharedProgress
+    from trioipc.worker._serve import Server
 
     T = TypeVar("T")
     Ts = TypeVarTuple("Ts")
@@ -72,6 +73,7 @@ class CurrentRequest:
         "_cells",
         "_generation",
         "_progress",
+        "_server",
         "_shields",
         "id",
         "state",
@@ -101,6 +103,8 @@ class CurrentRequest:
         self._allocator = allocator
         # Makes what asks the pool; None if there is no pool.
         self._asker = asker
+        # What runs it, in a worker process.
+        self._server: Server | None = None
         self.id = id
         self.state = state
 
@@ -262,7 +266,7 @@ class CurrentRequest:
     def _end(self) -> None:
         """Cut the ties to the slot; what was handed out writes to scrap from now on."""
         self._cells = _SCRAP
-        self._allocator = self._asker = None
+        self._allocator = self._asker = self._server = None
         if self._progress is not None:
             self._progress._turn_to_scrap()
         if self._cancellation is not None:
