@@ -2,9 +2,9 @@
 
     python pipeline.py FILE
 
-Each line of FILE is a station, a comma and a number. It is read in blocks, which workers parse and
-then merge by tens; this process only reads, and puts together what is left. A stage takes from the
-one before no more than it can use, so memory does not grow with the file. A block with a line that
+Each line of FILE is a station, a comma and a number. A worker reads it in blocks, which others
+parse and then merge by tens; this process puts together what is left. A stage takes from the one
+before no more than it can use, so memory does not grow with the file. A block with a line that
 cannot be parsed is counted, and left out.
 """
 
@@ -21,7 +21,7 @@ import trio
 import trioipc
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
 BLOCK_LINES = 10_000
 MERGED_AT_A_TIME = 10
@@ -58,6 +58,13 @@ def merge(first: Summaries, second: Summaries) -> Summaries:
 # ---- what runs in workers
 
 
+def blocks(path: str) -> Iterator[list[str]]:
+    """Read lines, many at a time. This goes on only as fast as they are taken."""
+    with open(path, encoding="utf-8") as file:
+        while block := list(islice(file, BLOCK_LINES)):
+            yield block
+
+
 def parse(block: list[str]) -> Summaries:
     """Summarise the lines of a block."""
     found: Summaries = {}
@@ -75,13 +82,6 @@ def merge_all(several: list[Summaries]) -> Summaries:
 
 
 # ---- the stages
-
-
-async def blocks(path: str) -> AsyncIterator[list[str]]:
-    """Read lines, many at a time: a thread for each would cost more than they do."""
-    with open(path, encoding="utf-8") as file:  # noqa: ASYNC230 - read in threads
-        while block := await trio.to_thread.run_sync(list, islice(file, BLOCK_LINES)):
-            yield block
 
 
 @attrs.define
@@ -110,8 +110,10 @@ async def main(path: str) -> None:
     whole: Summaries = {}
     good = Good()
     async with (
-        trioipc.open_worker_pool() as pool,
-        pool.map(parse, blocks(path), ordered=False, on_error="collect") as parsed,
+        # One more than there are cores: one of them reads all the time, and mostly waits.
+        trioipc.open_worker_pool(trioipc.sizing.pool_size() + 1) as pool,
+        pool.stream(blocks, path) as read,
+        pool.map(parse, read, ordered=False, on_error="collect") as parsed,
         pool.map(merge_all, good.of(parsed), ordered=False) as merged,
     ):
         async for summaries in merged:
