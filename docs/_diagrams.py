@@ -88,8 +88,8 @@ def imports(source: Path) -> tuple[dict[str, int], Counter[tuple[str, str]]]:
     """Count the rooms of each floor, and the imports from one floor to another."""
     rooms: Counter[str] = Counter()
     links: Counter[tuple[str, str]] = Counter()
-    for path in source.glob("*/*.py"):
-        floor = path.parent.name
+    for path in source.rglob("*.py"):
+        floor = path.relative_to(source).parts[0]
         if floor not in FLOORS:
             continue
         rooms[floor] += path.name != "__init__.py"

@@ -30,8 +30,8 @@ from trioipc import (
     open_worker_pool,
 )
 from trioipc.memory import _fence
-from trioipc.pool import _process, _slot
-from trioipc.pool._expectation import UNKNOWN
+from trioipc.pool.engines import _process, _slot
+from trioipc.pool.scheduling._expectation import UNKNOWN
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

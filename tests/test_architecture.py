@@ -97,6 +97,38 @@ def test_imports_run_downwards() -> None:
     assert [rule for name, text in modules().items() for rule in broken_rules(name, text)] == []
 
 
+# What each folder of the pool may import from beside it. The shell may import all of them.
+POOL = {
+    "scheduling": set(),
+    "team": {"_statistics"},
+    "engines": {"scheduling", "_endpoint", "_ledger", "_options", "_statistics"},
+    "many": {
+        "engines",
+        "_admission",
+        "_block",
+        "_hold",
+        "_ledger",
+        "_options",
+        "_progress",
+        "_request",
+        "_waiting",
+    },
+}
+
+
+def test_folders_of_the_pool_know_little_of_each_other() -> None:
+    """The seams are few, and listed here."""
+    for name, text in modules().items():
+        folder, _, _ = name.removeprefix("trioipc.pool.").partition(".")
+        if folder in POOL and name.startswith("trioipc.pool."):
+            found = {
+                other.split(".")[2]
+                for other in imports_of(ast.parse(text))
+                if other.startswith("trioipc.pool.")
+            }
+            assert found - {folder} <= POOL[folder], name
+
+
 @pytest.mark.parametrize(
     ("module", "text"),
     [

@@ -19,9 +19,9 @@ import jobs
 from fakes import FakeEngine
 from helpers import wait_until
 from trioipc import RequestExitError, WorkerStartError, current_request
-from trioipc.pool._process_engine import ProcessEngine
 from trioipc.pool._statistics import add_up, parts, times_of
-from trioipc.pool._thread import ThreadEngine
+from trioipc.pool.engines._process_engine import ProcessEngine
+from trioipc.pool.engines._thread import ThreadEngine
 from trioipc.testing._engine import SimulatedEngine
 
 if TYPE_CHECKING:

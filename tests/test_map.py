@@ -35,7 +35,7 @@ from trioipc import (
     open_worker_pool,
 )
 from trioipc.memory._board import CANCEL, LIMIT, SLOT, STARTED_AT
-from trioipc.pool._chunking import Chunk, Line, Sizer
+from trioipc.pool.many._chunking import Chunk, Line, Sizer
 from trioipc.testing import cancel_at_each_step
 from trioipc.worker._chunk import FINISHED, SharedLog, log_bytes, run_chunk
 from trioipc.worker.request import CurrentRequest, set_process_request

@@ -18,7 +18,7 @@ import nesting_jobs
 import trace_jobs
 from trioipc import RequestTimeoutError, open_worker_pool
 from trioipc.opentelemetry import OpenTelemetryInstrument
-from trioipc.pool._payload import function_name
+from trioipc.pool.engines._payload import function_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

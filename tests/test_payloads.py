@@ -35,9 +35,9 @@ from trioipc.memory._arena import SMALLEST, size_class
 from trioipc.memory._board import OVER, STATE
 from trioipc.memory._ring import RingWriter, Streamed
 from trioipc.memory._segment import ENVIRONMENT_VARIABLE, create
-from trioipc.pool._cargo import Cargo
-from trioipc.pool._process_engine import ProcessEngine
-from trioipc.pool._store import Store
+from trioipc.pool.engines._cargo import Cargo
+from trioipc.pool.engines._process_engine import ProcessEngine
+from trioipc.pool.engines._store import Store
 from trioipc.protocol._codec import encode
 from trioipc.worker._beside import Beside
 from trioipc.worker._serve import Server
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from trioipc import PoolRequest, WorkerPool
-    from trioipc.pool._store import ArenaStatistics
+    from trioipc.pool.engines._store import ArenaStatistics
 
 MIB = 1 << 20
 
@@ -240,7 +240,7 @@ async def test_a_socket_that_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
             def refuse(*_: object) -> None:
                 raise OSError(errno.ETOOMANYREFS, "too many references")
 
-            patch.setattr("trioipc.pool._beside.send_segment", refuse)
+            patch.setattr("trioipc.pool.engines._beside.send_segment", refuse)
             for size in (100_000, 10 * MIB):
                 async with (
                     trio.open_nursery() as nursery,
@@ -315,7 +315,7 @@ async def test_a_ring_that_was_dropped_is_not_filled_any_more(
     [slab] = store.arena.slabs.values()
     with monkeypatch.context() as patch:
         patch.setattr(RingWriter, "pause", lambda self, now: 1.0)
-        patch.setattr("trioipc.pool._cargo.trio.sleep", sleep)
+        patch.setattr("trioipc.pool.engines._cargo.trio.sleep", sleep)
         with trio.fail_after(20):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(cargo.feed)

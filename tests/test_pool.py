@@ -143,7 +143,9 @@ async def test_the_event_loop_turns_while_results_are_copied(
 ) -> None:
     """A big result is copied in steps as well, once, whoever of several asks first."""
     turns = 0
-    monkeypatch.setattr("trioipc.pool._pace._TURN_NANOSECONDS", 0)  # as if each piece took long
+    monkeypatch.setattr(
+        "trioipc.pool.engines._pace._TURN_NANOSECONDS", 0
+    )  # as if each piece took long
 
     async def count_turns() -> None:
         nonlocal turns

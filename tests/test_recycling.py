@@ -16,7 +16,7 @@ from fakes import FakeEngine
 from helpers import serving_pool, wait_for_file, wait_until
 from trioipc.pool._opening import open_on
 from trioipc.pool._options import Options
-from trioipc.pool._recycling import Limits, Service, Shrinking
+from trioipc.pool.team._recycling import Limits, Service, Shrinking
 
 if TYPE_CHECKING:
     from pathlib import Path

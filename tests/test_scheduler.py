@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trioipc.pool._expectation import UNKNOWN
-from trioipc.pool._gate import Gate
-from trioipc.pool._queue import PASSES, PriorityQueue
-from trioipc.pool._scheduler import AHEAD_NANOSECONDS, Scheduler
-from trioipc.pool._supervisor import wanted
+from trioipc.pool.scheduling._expectation import UNKNOWN
+from trioipc.pool.scheduling._gate import Gate
+from trioipc.pool.scheduling._queue import PASSES, PriorityQueue
+from trioipc.pool.scheduling._scheduler import AHEAD_NANOSECONDS, Scheduler
+from trioipc.pool.team._supervisor import wanted
 
 Priority = Literal["high", "normal", "low"]
 PRIORITIES: list[Priority] = ["high", "normal", "low"]

@@ -341,7 +341,7 @@ def test_a_guest_run_that_is_abandoned(tmp_path: Path) -> None:
 def test_a_forked_child_that_exits(tmp_path: Path) -> None:
     """What is done to workers at exit is done by their parent only."""
     body = """
-    from trioipc.pool import _host
+    from trioipc.pool.engines import _host
 
     async def main():
         async with trioipc.open_worker_pool(1) as pool:

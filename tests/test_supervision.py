@@ -22,13 +22,13 @@ from trioipc import (
     WorkerCrashedError,
     WorkerStartError,
 )
-from trioipc.pool._breaker import Breaker
 from trioipc.pool._endpoint import Vitals
-from trioipc.pool._health import Pulse, counted
 from trioipc.pool._opening import open_on
 from trioipc.pool._options import Options
-from trioipc.pool._supervisor import wanted
-from trioipc.pool._vitals import read_private_bytes, read_vitals
+from trioipc.pool.engines._vitals import read_private_bytes, read_vitals
+from trioipc.pool.team._breaker import Breaker
+from trioipc.pool.team._health import Pulse, counted
+from trioipc.pool.team._supervisor import wanted
 
 if TYPE_CHECKING:
     from pathlib import Path

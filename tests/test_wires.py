@@ -13,8 +13,8 @@ import pytest
 import trio
 
 from trioipc import WorkerStartError
-from trioipc.pool import _wires
-from trioipc.pool._wires import Listener, listen
+from trioipc.pool.engines import _wires
+from trioipc.pool.engines._wires import Listener, listen
 from trioipc.protocol._codec import VERSION
 from trioipc.worker._wires import HELLO
 

@@ -159,7 +159,9 @@ async def test_stacks_while_c_code_holds_the_gil(tmp_path: Path) -> None:
 
 async def test_stacks_of_all_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Idle, busy, deeper than what is written, stopped; asked several times at once."""
-    monkeypatch.setattr("trioipc.pool._health._STOPPED_SECONDS", math.inf)  # else it is replaced
+    monkeypatch.setattr(
+        "trioipc.pool.team._health._STOPPED_SECONDS", math.inf
+    )  # else it is replaced
     busy, low = str(tmp_path / "busy"), str(tmp_path / "low")
     async with open_worker_pool(4) as pool, trio.open_nursery() as nursery:
         await pool.warm()

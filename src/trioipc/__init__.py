@@ -69,15 +69,15 @@ if TYPE_CHECKING:
     from trioipc.pool._statistics import PoolStatistics as PoolStatistics
     from trioipc.pool._statistics import RequestTimes as RequestTimes
     from trioipc.pool._statistics import WorkerInfo as WorkerInfo
-    from trioipc.pool._strategy import CostWeightedStrategy as CostWeightedStrategy
-    from trioipc.pool._strategy import RequestView as RequestView
-    from trioipc.pool._strategy import StickyStrategy as StickyStrategy
-    from trioipc.pool._strategy import Strategy as Strategy
-    from trioipc.pool._strategy import WorkerView as WorkerView
     from trioipc.pool.ipc import IPCProtocol as IPCProtocol
     from trioipc.pool.ipc import Worker as Worker
     from trioipc.pool.ipc import open_worker as open_worker
     from trioipc.pool.pool import WorkerPool as WorkerPool
+    from trioipc.pool.scheduling._strategy import CostWeightedStrategy as CostWeightedStrategy
+    from trioipc.pool.scheduling._strategy import RequestView as RequestView
+    from trioipc.pool.scheduling._strategy import StickyStrategy as StickyStrategy
+    from trioipc.pool.scheduling._strategy import Strategy as Strategy
+    from trioipc.pool.scheduling._strategy import WorkerView as WorkerView
     from trioipc.protocol._correlator import ProtocolStatistics as ProtocolStatistics
     from trioipc.protocol._messages import IPCMessage as IPCMessage
     from trioipc.protocol._messages import IPCProgress as IPCProgress
@@ -152,7 +152,7 @@ _HOMES = {
         "RequestTimes",
         "WorkerInfo",
     ),
-    "trioipc.pool._strategy": (
+    "trioipc.pool.scheduling._strategy": (
         "CostWeightedStrategy",
         "RequestView",
         "StickyStrategy",

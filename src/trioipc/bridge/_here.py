@@ -18,7 +18,7 @@ from outcome import acapture
 from trioipc._errors import RequestCancelledError
 from trioipc.memory._board import DEFAULT_TOTAL, RUNNING, SLOT, STARTED_AT, STATE, TOTAL
 from trioipc.pool._progress import CANCELLATION_INTERVAL, progress_of
-from trioipc.pool._slot import snapshot
+from trioipc.pool.engines._slot import snapshot
 from trioipc.worker.request import CurrentRequest, set_context_request
 
 if TYPE_CHECKING:

@@ -22,10 +22,10 @@ from trioipc._errors import WorkerStartError
 from trioipc.bridge._here import run_here
 from trioipc.bridge._placing import Chooser
 from trioipc.memory._ring import Streamed
-from trioipc.pool._engines import engine_of
 from trioipc.pool._opening import open_on, open_worker_pool
 from trioipc.pool._options import Options as PoolOptions
-from trioipc.pool._process_engine import START_TIMEOUT
+from trioipc.pool.engines._engines import engine_of
+from trioipc.pool.engines._process_engine import START_TIMEOUT
 from trioipc.worker.registry import MARK
 
 if TYPE_CHECKING:

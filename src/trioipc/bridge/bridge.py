@@ -28,7 +28,7 @@ from trioipc.bridge.file import FileBridge
 from trioipc.bridge.network import NetworkBridge
 from trioipc.pool._block import block
 from trioipc.pool._options import module_names, one_of
-from trioipc.pool._process_engine import refuse_nested
+from trioipc.pool.engines._process_engine import refuse_nested
 from trioipc.worker.registry import registered
 
 if TYPE_CHECKING:
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from trioipc.bridge._arguments import Options
     from trioipc.pool._instruments import Instrument
     from trioipc.pool._options import Lifespan
-    from trioipc.pool._scheduler import StrategyName
-    from trioipc.pool._strategy import Strategy
     from trioipc.pool.pool import WorkerPool
+    from trioipc.pool.scheduling._scheduler import StrategyName
+    from trioipc.pool.scheduling._strategy import Strategy
 
     T = TypeVar("T")
     Ts = TypeVarTuple("Ts")

@@ -9,7 +9,7 @@ import trio
 
 from trioipc._errors import RequestCancelledError, RequestTimeoutError
 from trioipc.pool._dispatch import again
-from trioipc.pool._payload import function_name
+from trioipc.pool.engines._payload import function_name
 
 if TYPE_CHECKING:
     from trioipc.pool._dispatch import Dispatcher

@@ -25,10 +25,10 @@ from trioipc._errors import (
 )
 from trioipc.memory._fence import IS_FULL
 from trioipc.pool._clocks import Clocks
-from trioipc.pool._gate import gate_of
 from trioipc.pool._ladder import INTERRUPT_INTERVAL, Ladder
 from trioipc.pool._statistics import LadderTimes
-from trioipc.pool._team import Team
+from trioipc.pool.scheduling._gate import gate_of
+from trioipc.pool.team._team import Team
 from trioipc.protocol._lifecycle import REQUEST, WORKER
 
 if TYPE_CHECKING:
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from trioipc.pool._endpoint import Answer, Ask, Call, Death, Engine, Snapshot
-    from trioipc.pool._gate import Gate
     from trioipc.pool._progress import Sampler
     from trioipc.pool._request import PoolRequest, Terms
-    from trioipc.pool._scheduler import Scheduler
-    from trioipc.pool._worker import Worker
+    from trioipc.pool.scheduling._gate import Gate
+    from trioipc.pool.scheduling._scheduler import Scheduler
+    from trioipc.pool.team._worker import Worker
 
     Request: TypeAlias = PoolRequest[object]
     PoolWorker: TypeAlias = Worker[PoolRequest[object]]

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
     from outcome import Outcome
 
-    from trioipc.pool._expectation import Expectation
-    from trioipc.pool._inlet import Inlet
     from trioipc.pool._statistics import ArenaStatistics
+    from trioipc.pool.engines._inlet import Inlet
+    from trioipc.pool.scheduling._expectation import Expectation
 
 
 @attrs.define  # frozen, it would take three times as long to make, for each request
@@ -204,7 +204,7 @@ class Engine(ABC):
         Raises:
           OSError: if there is no memory left for them.
         """
-        from trioipc.pool._inlet import LocalInlet
+        from trioipc.pool.engines._inlet import LocalInlet
 
         return LocalInlet(buffer, trio.lowlevel.current_trio_token())
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from trioipc.pool._endpoint import Call, Death
     from trioipc.pool._request import PoolRequest
     from trioipc.pool._statistics import WorkerInfo
-    from trioipc.pool._worker import Worker
+    from trioipc.pool.team._worker import Worker
     from trioipc.protocol._lifecycle import WorkerState
     from trioipc.protocol._messages import Priority
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, final
 
 from trioipc.memory._board import OPERATIONS
-from trioipc.pool._payload import function_name
+from trioipc.pool.engines._payload import function_name
 from trioipc.worker._chunk import run_chunk
 from trioipc.worker.registry import MARK, perform
 

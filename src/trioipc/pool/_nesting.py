@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from trioipc.pool._dispatch import Dispatcher
     from trioipc.pool._endpoint import Ask
     from trioipc.pool._request import PoolRequest
-    from trioipc.pool._team import Team
-    from trioipc.pool._worker import Worker
+    from trioipc.pool.team._team import Team
+    from trioipc.pool.team._worker import Worker
 
 # How often one that was asked for may ask in turn. Each time takes one more worker process, for as
 # long as the one below waits; Python's own limit, 1000, would be 1000 of them. Pulled out of the

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import trio
 
 from trioipc.pool._block import block
-from trioipc.pool._engines import KINDS, Kind, engine_of
 from trioipc.pool._options import Options, homes, module_names, one_of, seconds, variables
+from trioipc.pool.engines._engines import KINDS, Kind, engine_of
 from trioipc.pool.pool import WorkerPool
 from trioipc.sizing import usable_cores
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
 
     from trioipc.pool._endpoint import Engine
-    from trioipc.pool._gate import Concurrency
     from trioipc.pool._instruments import Instrument
     from trioipc.pool._options import Lifespan
-    from trioipc.pool._scheduler import StrategyName
-    from trioipc.pool._strategy import Strategy
+    from trioipc.pool.scheduling._gate import Concurrency
+    from trioipc.pool.scheduling._scheduler import StrategyName
+    from trioipc.pool.scheduling._strategy import Strategy
 
 
 @block

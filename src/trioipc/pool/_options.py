@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, final
 import attrs
 
 from trioipc.pool._instruments import Instrument, instruments_of
-from trioipc.pool._scheduler import STRATEGIES, StrategyName
-from trioipc.pool._strategy import Strategy
+from trioipc.pool.scheduling._scheduler import STRATEGIES, StrategyName
+from trioipc.pool.scheduling._strategy import Strategy
 from trioipc.sizing import usable_cores
 from trioipc.worker._context import variable
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
     from typing import TypeAlias
 
-    from trioipc.pool._gate import Concurrency
+    from trioipc.pool.scheduling._gate import Concurrency
     from trioipc.worker._context import Variable
 
     Lifespan: TypeAlias = Callable[

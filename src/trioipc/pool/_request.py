@@ -21,8 +21,8 @@ from trioipc._errors import (
     RequestTimeoutError,
     WorkerCrashedError,
 )
-from trioipc.pool._payload import function_name
 from trioipc.pool._progress import Progress, ProgressChannel, progress_of
+from trioipc.pool.engines._payload import function_name
 from trioipc.protocol._lifecycle import REQUEST
 
 if TYPE_CHECKING:
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
     from trioipc.memory.state import SharedCancellation
     from trioipc.pool._endpoint import Answer, Call, Death, Snapshot
-    from trioipc.pool._gate import Gate
     from trioipc.pool._instruments import Watch
     from trioipc.pool._ladder import Ladder
     from trioipc.pool._nesting import Child
     from trioipc.pool._stall import StallClock
-    from trioipc.pool._worker import Worker
+    from trioipc.pool.scheduling._gate import Gate
+    from trioipc.pool.team._worker import Worker
     from trioipc.protocol._lifecycle import RequestEvent, RequestState
     from trioipc.protocol._messages import Priority
 

@@ -27,7 +27,7 @@ from trioipc.memory._board import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from trioipc.pool._breaker import CircuitState
+    from trioipc.pool.team._breaker import CircuitState
     from trioipc.protocol._lifecycle import WorkerState
 
 

@@ -13,8 +13,8 @@ from trioipc.pool._statistics import (
 )
 
 if TYPE_CHECKING:
-    from trioipc.pool._breaker import CircuitState
     from trioipc.pool._dispatch import Dispatcher
+    from trioipc.pool.team._breaker import CircuitState
 
 
 def survey(dispatcher: Dispatcher, circuit: CircuitState) -> PoolStatistics:

@@ -26,28 +26,28 @@ from trioipc._errors import (
 )
 from trioipc.memory.state import SharedCancellation
 from trioipc.pool._admission import wait_for_room
-from trioipc.pool._ahead import admits, expect, expect_nothing
 from trioipc.pool._block import block
 from trioipc.pool._dispatch import Dispatcher
-from trioipc.pool._gate import gate_of, gates_of
 from trioipc.pool._hold import hold
 from trioipc.pool._instruments import Instruments
 from trioipc.pool._ledger import operation_name
-from trioipc.pool._map import map_items
 from trioipc.pool._message import message_of
 from trioipc.pool._nesting import Nesting
 from trioipc.pool._options import Options, count, one_of, seconds
-from trioipc.pool._planner import Planner
 from trioipc.pool._progress import Sampler
-from trioipc.pool._recycling import Limits
 from trioipc.pool._request import PoolRequest, Terms
-from trioipc.pool._scheduler import Scheduler
-from trioipc.pool._stacks import stacks_of
-from trioipc.pool._strategy import RequestView
-from trioipc.pool._stream import stream_items
-from trioipc.pool._supervisor import Supervisor
 from trioipc.pool._survey import survey
 from trioipc.pool._waiting import call_back, wait_out, wait_out_children
+from trioipc.pool.engines._stacks import stacks_of
+from trioipc.pool.many._map import map_items
+from trioipc.pool.many._stream import stream_items
+from trioipc.pool.scheduling._ahead import admits, expect, expect_nothing
+from trioipc.pool.scheduling._gate import gate_of, gates_of
+from trioipc.pool.scheduling._planner import Planner
+from trioipc.pool.scheduling._scheduler import Scheduler
+from trioipc.pool.scheduling._strategy import RequestView
+from trioipc.pool.team._recycling import Limits
+from trioipc.pool.team._supervisor import Supervisor
 from trioipc.protocol._messages import PRIORITIES, IPCMessage
 from trioipc.worker import registry
 
@@ -55,11 +55,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 
     from trioipc.pool._endpoint import Call, Engine
-    from trioipc.pool._inlet import Inlet
     from trioipc.pool._nesting import Child
     from trioipc.pool._progress import Progress
     from trioipc.pool._statistics import PoolStatistics, WorkerInfo
-    from trioipc.pool._worker import Worker
+    from trioipc.pool.engines._inlet import Inlet
+    from trioipc.pool.team._worker import Worker
     from trioipc.protocol._messages import Priority
 
     Callback: TypeAlias = Callable[[Progress], object | Awaitable[object]]

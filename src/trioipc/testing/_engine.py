@@ -49,7 +49,7 @@ from trioipc.memory._board import (
 from trioipc.memory._segment import adopt
 from trioipc.pool._endpoint import Death, Endpoint, Engine, Snapshot, Vitals
 from trioipc.pool._options import values_of
-from trioipc.pool._payload import (
+from trioipc.pool.engines._payload import (
     cannot_pickle,
     exit_error,
     refuse_asynchronous,
@@ -57,7 +57,7 @@ from trioipc.pool._payload import (
     refuse_synchronous,
     refuse_values,
 )
-from trioipc.pool._slot import set_cancel, set_limit, snapshot
+from trioipc.pool.engines._slot import set_cancel, set_limit, snapshot
 from trioipc.protocol._codec import (
     PAYLOAD,
     VALUE,
@@ -81,8 +81,8 @@ if TYPE_CHECKING:
     from outcome import Outcome
 
     from trioipc.pool._endpoint import Answer, Call
-    from trioipc.pool._inlet import Inlet
     from trioipc.pool._options import Lifespan
+    from trioipc.pool.engines._inlet import Inlet
     from trioipc.protocol._codec import Encoded
     from trioipc.testing._faults import Part
     from trioipc.worker._context import Variable

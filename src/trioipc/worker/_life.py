@@ -1,6 +1,7 @@
 """What a worker process makes of itself before any function runs: its name, and what it forgets.
 
-Its limits are set by the parent, in `trioipc.pool._limits`, which costs the first answer nothing.
+Its limits are set by the parent, in `trioipc.pool.engines._limits`, which costs the first answer
+nothing.
 """
 
 from __future__ import annotations

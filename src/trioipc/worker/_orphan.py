@@ -64,7 +64,8 @@ def leave_the_end_to_the_parent() -> None:
 
     A service manager sends it to all processes of a service at once. The parent may then finish
     what is under way, for which it needs us; if it ends, so do we. Where it does not see to that
-    itself (`trioipc.pool._host`), SIGTERM is how multiprocessing ends us at its exit, and must.
+    itself (`trioipc.pool.engines._host`), SIGTERM is how multiprocessing ends us at its exit, and
+    must.
     """
     if sys.platform != "linux" or not hasattr(os, "pidfd_open"):
         return

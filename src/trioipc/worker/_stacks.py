@@ -2,7 +2,7 @@
 
 The interpreter's own faulthandler does it, from within a signal handler: so it works while C code
 holds the GIL, and after that code has destroyed what it holds. It writes to a pipe that never
-blocks; who reads it is `trioipc.pool._stacks`.
+blocks; who reads it is `trioipc.pool.engines._stacks`.
 """
 
 from __future__ import annotations

@@ -32,22 +32,22 @@ from trioipc.memory._board import (
     board_bytes,
 )
 from trioipc.memory._segment import Segment, create, is_steady
-from trioipc.pool._asks import Asks
-from trioipc.pool._beside import ParentBeside
 from trioipc.pool._endpoint import Death, Endpoint, Snapshot
-from trioipc.pool._host import Host, lend_thread
-from trioipc.pool._limits import set_limits
-from trioipc.pool._logs import LogReader, levels, warn_of_kill
-from trioipc.pool._payload import (
+from trioipc.pool.engines._asks import Asks
+from trioipc.pool.engines._beside import ParentBeside
+from trioipc.pool.engines._host import Host, lend_thread
+from trioipc.pool.engines._limits import set_limits
+from trioipc.pool.engines._logs import LogReader, levels, warn_of_kill
+from trioipc.pool.engines._payload import (
     ProcessAnswer,
     ProcessCall,
     lost_answer,
     plain_answer,
     untrusted_answer,
 )
-from trioipc.pool._slot import recall, set_cancel, set_limit, snapshot
-from trioipc.pool._vitals import read_private_bytes, read_vitals
-from trioipc.pool._wires import Listener, ParentWires, hand_over, listen
+from trioipc.pool.engines._slot import recall, set_cancel, set_limit, snapshot
+from trioipc.pool.engines._vitals import read_private_bytes, read_vitals
+from trioipc.pool.engines._wires import Listener, ParentWires, hand_over, listen
 from trioipc.protocol._codec import (
     ASK,
     BESIDE,
@@ -77,9 +77,9 @@ if TYPE_CHECKING:
     from typing import Any, Literal, Protocol
 
     from trioipc.pool._endpoint import Answer, Call, Vitals
-    from trioipc.pool._expectation import Expectation
-    from trioipc.pool._inlet import ProcessInlet
-    from trioipc.pool._store import Store
+    from trioipc.pool.engines._inlet import ProcessInlet
+    from trioipc.pool.engines._store import Store
+    from trioipc.pool.scheduling._expectation import Expectation
 
     class Plan(Protocol):
         """What a worker process asks of the engine that has made it."""

@@ -14,8 +14,8 @@ from trio.lowlevel import checkpoint_if_cancelled
 
 from trioipc.pool._block import block
 from trioipc.pool._options import count, one_of, switch
-from trioipc.pool._results import MapOptions, MapResults
-from trioipc.pool._source import source_of
+from trioipc.pool.many._results import MapOptions, MapResults
+from trioipc.pool.many._source import source_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable

@@ -12,8 +12,8 @@ import trio
 from outcome import Error, Value
 
 from trioipc._errors import PayloadError, RemoteProtocolError, RequestExitError
-from trioipc.pool._cargo import Cargo, is_big
-from trioipc.pool._pace import AT_ONCE, Pace
+from trioipc.pool.engines._cargo import Cargo, is_big
+from trioipc.pool.engines._pace import AT_ONCE, Pace
 from trioipc.protocol._codec import (
     BYTEARRAY,
     BYTES,
@@ -40,10 +40,10 @@ if TYPE_CHECKING:
     from outcome import Outcome
 
     from trioipc.memory._segment import Segment
-    from trioipc.pool._beside import ParentBeside
-    from trioipc.pool._expectation import Expectation
-    from trioipc.pool._inlet import ProcessInlet
-    from trioipc.pool._store import Store
+    from trioipc.pool.engines._beside import ParentBeside
+    from trioipc.pool.engines._inlet import ProcessInlet
+    from trioipc.pool.engines._store import Store
+    from trioipc.pool.scheduling._expectation import Expectation
     from trioipc.protocol._codec import Buffer
 
 # Calls that are sent ahead are no longer than this: 64 of them fit into a pipe.

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, final
 import attrs
 import trio
 
-from trioipc.pool._recycling import IDLE_SECONDS, Limits
 from trioipc.pool._statistics import TimeCounts
+from trioipc.pool.team._recycling import IDLE_SECONDS, Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from trioipc.pool._endpoint import Death, Engine
     from trioipc.pool._instruments import Instruments
     from trioipc.pool._request import PoolRequest
-    from trioipc.pool._scheduler import Scheduler
-    from trioipc.pool._worker import Worker
+    from trioipc.pool.scheduling._scheduler import Scheduler
+    from trioipc.pool.team._worker import Worker
 
     Request: TypeAlias = PoolRequest[object]
     PoolWorker: TypeAlias = Worker[PoolRequest[object]]

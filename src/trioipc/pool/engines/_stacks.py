@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
 
-    from trioipc.pool._worker import Worker
+    from trioipc.pool.team._worker import Worker
 
 # How the last line of all reads: the main thread comes last, and this is where multiprocessing
 # began it.

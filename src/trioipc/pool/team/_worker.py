@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, final
 
 import attrs
 
-from trioipc.pool._health import Pulse
-from trioipc.pool._recycling import Service
 from trioipc.pool._statistics import WorkerInfo
+from trioipc.pool.team._health import Pulse
+from trioipc.pool.team._recycling import Service
 from trioipc.protocol._lifecycle import WORKER
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from trioipc.memory._arena import Slab
     from trioipc.memory._segment import Segment
     from trioipc.memory._travel import Parcel
-    from trioipc.pool._store import Store
+    from trioipc.pool.engines._store import Store
 
 # Half of the descriptors that a process usually has.
 _MANY_SLABS = 512

@@ -20,7 +20,7 @@ import attrs
 import trio
 
 from trioipc._errors import WorkerStartError
-from trioipc.pool._stacks import StackReader
+from trioipc.pool.engines._stacks import StackReader
 from trioipc.protocol._codec import VERSION
 from trioipc.worker._wires import HELLO
 

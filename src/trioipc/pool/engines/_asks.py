@@ -14,7 +14,7 @@ from outcome import Error
 from trio.lowlevel import enable_ki_protection
 
 from trioipc._errors import PayloadError, RemoteProtocolError
-from trioipc.pool._cargo import Cargo
+from trioipc.pool.engines._cargo import Cargo
 from trioipc.protocol._codec import (
     ASK,
     ASK_NUMBER,
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from outcome import Outcome
 
     from trioipc.memory._segment import Segment
-    from trioipc.pool._beside import ParentBeside
     from trioipc.pool._endpoint import Ask
-    from trioipc.pool._store import Store
+    from trioipc.pool.engines._beside import ParentBeside
+    from trioipc.pool.engines._store import Store
 
 
 @final

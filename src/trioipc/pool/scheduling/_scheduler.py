@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Generic, Literal, TypeAlias, TypeVar, final
 
 import attrs
 
-from trioipc.pool._expectation import UNKNOWN
-from trioipc.pool._queue import PriorityQueue
+from trioipc.pool.scheduling._expectation import UNKNOWN
+from trioipc.pool.scheduling._queue import PriorityQueue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from trioipc.pool._gate import Gate
-    from trioipc.pool._planner import Planner
-    from trioipc.pool._queue import Line
+    from trioipc.pool.scheduling._gate import Gate
+    from trioipc.pool.scheduling._planner import Planner
+    from trioipc.pool.scheduling._queue import Line
     from trioipc.protocol._messages import Priority
 
 StrategyName: TypeAlias = Literal["least-busy", "round-robin"]

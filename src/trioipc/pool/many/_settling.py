@@ -20,7 +20,7 @@ from trioipc._errors import (
     WorkerCrashedError,
     WorkerStartError,
 )
-from trioipc.pool._chunking import Chunk
+from trioipc.pool.many._chunking import Chunk
 from trioipc.protocol._codec import payload_error
 from trioipc.worker._chunk import ANSWERED, BEGUN, FINISHED, SharedLog
 

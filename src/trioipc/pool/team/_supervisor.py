@@ -15,17 +15,17 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from trioipc._errors import WorkerStartError
-from trioipc.pool._breaker import Breaker
-from trioipc.pool._health import TICK_SECONDS, counted
-from trioipc.pool._recycling import Shrinking
-from trioipc.pool._worker import Worker
+from trioipc.pool.team._breaker import Breaker
+from trioipc.pool.team._health import TICK_SECONDS, counted
+from trioipc.pool.team._recycling import Shrinking
+from trioipc.pool.team._worker import Worker
 
 if TYPE_CHECKING:
-    from trioipc.pool._breaker import CircuitState
     from trioipc.pool._dispatch import Dispatcher
     from trioipc.pool._endpoint import Death
     from trioipc.pool._request import PoolRequest
-    from trioipc.pool._team import Team
+    from trioipc.pool.team._breaker import CircuitState
+    from trioipc.pool.team._team import Team
 
 
 # Those that are leaving are processes too, for as long as their interpreters take to end; if many

@@ -25,13 +25,13 @@ from trio.lowlevel import checkpoint, current_task, enable_ki_protection
 
 from trioipc._errors import RequestInterrupt
 from trioipc.pool._admission import wait_for_room
-from trioipc.pool._chunking import Chunk, Line, Sizer, room_for
 from trioipc.pool._ledger import operation_name
-from trioipc.pool._payload import function_name
 from trioipc.pool._progress import Progress
 from trioipc.pool._request import PoolRequest
-from trioipc.pool._settling import settle
 from trioipc.pool._waiting import call_back, wait_out, wait_out_children
+from trioipc.pool.engines._payload import function_name
+from trioipc.pool.many._chunking import Chunk, Line, Sizer, room_for
+from trioipc.pool.many._settling import settle
 from trioipc.protocol._codec import lift
 from trioipc.worker._chunk import (
     FINISHED,
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from trioipc.pool._dispatch import Dispatcher
     from trioipc.pool._endpoint import Call
     from trioipc.pool._request import Terms
-    from trioipc.pool._source import Source
+    from trioipc.pool.many._source import Source
 
 T = TypeVar("T")
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from trioipc.pool._host import EXIT_SECONDS
-from trioipc.pool._payload import pickled_function
-from trioipc.pool._process_engine import ProcessEngine, refuse_nested
-from trioipc.pool._thread import ThreadEngine
+from trioipc.pool.engines._host import EXIT_SECONDS
+from trioipc.pool.engines._payload import pickled_function
+from trioipc.pool.engines._process_engine import ProcessEngine, refuse_nested
+from trioipc.pool.engines._thread import ThreadEngine
 
 if TYPE_CHECKING:
     from trioipc.pool._endpoint import Engine

@@ -6,11 +6,11 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, final
 
-from trioipc.pool._queue import PriorityQueue
+from trioipc.pool.scheduling._queue import PriorityQueue
 from trioipc.worker.registry import MARK
 
 if TYPE_CHECKING:
-    from trioipc.pool._queue import Line
+    from trioipc.pool.scheduling._queue import Line
     from trioipc.protocol._messages import Priority
 
 R = TypeVar("R")  # a request

@@ -1,6 +1,6 @@
 """Where the items of a stream arrive: by a belt from another process, or as they are.
 
-An `Inlet` is what a `trioipc.pool._stream.Stream` takes from. Synchronous: nothing here awaits.
+An `Inlet` is what a `trioipc.pool.many._stream.Stream` takes from. Synchronous: nothing awaits.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol, final
 import attrs
 
 from trioipc._errors import RemoteProtocolError
-from trioipc.pool._payload import ProcessAnswer, lost_answer
+from trioipc.pool.engines._payload import ProcessAnswer, lost_answer
 from trioipc.protocol._codec import (
     BESIDE,
     ITEM_BESIDE,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import trio
 
     from trioipc.memory._belt import BeltTaker
-    from trioipc.pool._beside import ParentBeside
+    from trioipc.pool.engines._beside import ParentBeside
 
 
 @final

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import attrs
 
-from trioipc.pool._pace import AT_ONCE
+from trioipc.pool.engines._pace import AT_ONCE
 from trioipc.worker._chunk import LOG_BYTES
 
 if TYPE_CHECKING:

@@ -17,12 +17,11 @@ import attrs
 from trioipc._errors import PayloadError, WorkerStartError
 from trioipc.memory._belt import BeltTaker, belt_bytes
 from trioipc.pool._endpoint import Endpoint, Engine
-from trioipc.pool._expectation import Expectation
-from trioipc.pool._host import EXIT_SECONDS
-from trioipc.pool._inlet import ProcessInlet
 from trioipc.pool._ledger import PERFORMERS
 from trioipc.pool._options import values_of
-from trioipc.pool._payload import (
+from trioipc.pool.engines._host import EXIT_SECONDS
+from trioipc.pool.engines._inlet import ProcessInlet
+from trioipc.pool.engines._payload import (
     NO_ARGUMENTS,
     ProcessCall,
     cannot_pickle,
@@ -32,8 +31,9 @@ from trioipc.pool._payload import (
     refuse_synchronous,
     refuse_values,
 )
-from trioipc.pool._process import ProcessEndpoint
-from trioipc.pool._store import Store
+from trioipc.pool.engines._process import ProcessEndpoint
+from trioipc.pool.engines._store import Store
+from trioipc.pool.scheduling._expectation import Expectation
 from trioipc.protocol._codec import CONTEXT, INLINE, PICKLE_LIMIT, encode, lift_arguments
 from trioipc.worker._stream import produce
 from trioipc.worker.registry import perform
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from typing import Any, Literal, NoReturn
 
     from trioipc.pool._endpoint import Call
-    from trioipc.pool._inlet import Inlet
     from trioipc.pool._statistics import ArenaStatistics
+    from trioipc.pool.engines._inlet import Inlet
     from trioipc.worker._context import Variable
 
 # Seconds that a worker has to get ready, if nobody says otherwise.

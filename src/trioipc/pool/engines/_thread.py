@@ -45,9 +45,9 @@ from trioipc.memory._board import (
 )
 from trioipc.pool._endpoint import Death, Endpoint, Engine, Snapshot
 from trioipc.pool._options import values_of
-from trioipc.pool._payload import exit_error, refuse_asynchronous, refuse_no_generator
-from trioipc.pool._slot import set_cancel, set_limit, snapshot
-from trioipc.pool._thread_asks import ThreadAsker
+from trioipc.pool.engines._payload import exit_error, refuse_asynchronous, refuse_no_generator
+from trioipc.pool.engines._slot import set_cancel, set_limit, snapshot
+from trioipc.pool.engines._thread_asks import ThreadAsker
 from trioipc.worker._context import within
 from trioipc.worker._lifespan import living
 from trioipc.worker._stream import produce
@@ -66,7 +66,7 @@ if TYPE_CHECKING:
 
     # A call, its generation, its serial number, and when it was submitted.
     _Posted: TypeAlias = tuple["ThreadCall", int, int, int]
-    from trioipc.pool._inlet import Inlet
+    from trioipc.pool.engines._inlet import Inlet
 
 
 @final

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, final
 import attrs
 
 from trioipc._errors import LocalProtocolError
-from trioipc.pool._strategy import RequestView, WorkerView
+from trioipc.pool.scheduling._strategy import RequestView, WorkerView
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from trioipc.pool._strategy import Strategy
+    from trioipc.pool.scheduling._strategy import Strategy
 
 R = TypeVar("R")  # a request
 W = TypeVar("W")  # a worker

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trioipc.pool._expectation import UNKNOWN
+from trioipc.pool.scheduling._expectation import UNKNOWN
 
 if TYPE_CHECKING:
     from typing import TypeAlias
 
     from trioipc.pool._request import PoolRequest
-    from trioipc.pool._worker import Worker
+    from trioipc.pool.team._worker import Worker
 
     Request: TypeAlias = PoolRequest[object]
 

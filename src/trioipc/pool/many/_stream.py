@@ -30,11 +30,11 @@ from trioipc.memory._belt import SLOTS_LIMIT
 from trioipc.pool._admission import wait_for_room
 from trioipc.pool._block import block
 from trioipc.pool._hold import hold
-from trioipc.pool._inlet import NOTHING, Landing
 from trioipc.pool._options import count
-from trioipc.pool._payload import function_name
 from trioipc.pool._request import unwrap_again
 from trioipc.pool._waiting import call_back
+from trioipc.pool.engines._inlet import NOTHING, Landing
+from trioipc.pool.engines._payload import function_name
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
@@ -42,9 +42,9 @@ if TYPE_CHECKING:
 
     from trioipc.memory.state import SharedCancellation
     from trioipc.pool._dispatch import Dispatcher
-    from trioipc.pool._inlet import Inlet
     from trioipc.pool._progress import Progress
     from trioipc.pool._request import PoolRequest
+    from trioipc.pool.engines._inlet import Inlet
     from trioipc.pool.pool import WorkerPool
     from trioipc.protocol._messages import Priority
 

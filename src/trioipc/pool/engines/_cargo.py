@@ -8,15 +8,15 @@ import trio
 
 from trioipc.memory._arena import SMALLEST, offsets_of
 from trioipc.memory._ring import RingSpace, RingWriter
-from trioipc.pool._pace import AT_ONCE, Pace
+from trioipc.pool.engines._pace import AT_ONCE, Pace
 from trioipc.protocol._codec import PARCELS_LIMIT, Encoded, with_places
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from trioipc.memory._arena import Slab
-    from trioipc.pool._beside import ParentBeside
-    from trioipc.pool._store import Store
+    from trioipc.pool.engines._beside import ParentBeside
+    from trioipc.pool.engines._store import Store
     from trioipc.protocol._codec import Buffer, Place
 
 # How long the side that fills a ring must have to wait before it sleeps: less, and it would not be

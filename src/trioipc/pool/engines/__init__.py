@@ -1,0 +1,1 @@
+"""What executes: worker processes and threads, behind the seam of `trioipc.pool._endpoint`."""

@@ -1,0 +1,1 @@
+"""More than one answer: map and stream."""

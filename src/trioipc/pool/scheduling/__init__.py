@@ -1,0 +1,1 @@
+"""Which worker runs which request next. Pure: it answers, and never acts."""
