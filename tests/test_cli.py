@@ -478,8 +478,7 @@ UNABLE = """
 import resource, sys
 from contextlib import asynccontextmanager
 import trioipc.bridge._home, trioipc.cli._doctor
-from trioipc import WorkerStartError
-from trioipc.pool.pool import open_worker_pool
+from trioipc import WorkerStartError, open_worker_pool
 
 @asynccontextmanager
 async def unable(size, *, kind="cpu", **options):

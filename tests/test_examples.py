@@ -7,6 +7,7 @@ import hashlib
 import re
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import time
@@ -105,6 +106,22 @@ def test_custom_worker() -> None:
         "fox: 2",
         "2 of 3",
         "no operation 'forget' on channel 'custom'; there are: add, search",
+    ]
+
+
+def test_pipeline(tmp_path: Path) -> None:
+    """Of many blocks, one of which is bad, what the standard library says."""
+    numbers = {"north": range(-300, 300), "south": range(100, 700)}
+    lines = [f"{name},{n / 10}" for n in range(-300, 700) for name in numbers if n in numbers[name]]
+    (tmp_path / "measured").write_text("\n".join([*lines * 300, *["nonsense"] * 100]) + "\n")
+    whole, rest = divmod(len(lines) * 300, 10_000)
+    assert rest == 0  # so that nonsense has a block of its own
+    assert whole > 30
+    means = [statistics.fmean(n / 10 for n in numbers[name]) for name in ("north", "south")]
+    assert run("pipeline.py", str(tmp_path / "measured")).splitlines() == [
+        f"north: -30.0 to 29.9, {means[0]:.2f} on average",
+        f"south: 10.0 to 69.9, {means[1]:.2f} on average",
+        f"{len(lines) * 300} lines, 1 blocks left out",
     ]
 
 

@@ -6,6 +6,7 @@ Random storms of signals did not tell a broken handler from a right one; this do
 from __future__ import annotations
 
 import gc
+import inspect
 import signal
 import sys
 import threading
@@ -230,7 +231,7 @@ class Box:
 
 
 def test_the_signal_at_every_opcode_of_a_stream() -> None:
-    """The generator is closed in any case, and what it yielded first is on the belt."""
+    """A generator that has begun is closed, and what it yielded first is on the belt."""
     made: list[Generator[int, None, None]] = []
 
     def generate() -> Generator[int, None, None]:
@@ -253,7 +254,8 @@ def test_the_signal_at_every_opcode_of_a_stream() -> None:
         assert result is None, where
         assert box.items == [0, 1][: len(box.items)], where
         assert got == STOPPED or box.items == [0, 1], where
-        assert not made or made[0].gi_frame is None, where
+        states = {*map(inspect.getgeneratorstate, made)}
+        assert states <= {inspect.GEN_CREATED, inspect.GEN_CLOSED}, where
         assert placement.request._shields == 0, where
         if executor.interrupted:
             assert got == STOPPED, where

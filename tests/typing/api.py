@@ -138,6 +138,30 @@ async def maps(pool: trioipc.WorkerPool) -> None:
     pool.map(default, [1], chunk_size="large")  # type: ignore[arg-type]
 
 
+def counted(limit: int, step: float = 1) -> Iterator[bytes]:
+    """Be a generator."""
+    yield bytes(limit)
+
+
+async def waited(limit: int) -> AsyncIterator[str]:
+    """Be a generator for io workers."""
+    yield str(limit)
+
+
+async def streams(pool: trioipc.WorkerPool) -> None:
+    """`WorkerPool.stream` has its generator's parameters, and gives what that yields."""
+    async with pool.stream(counted, 3, buffer=2, timeout=1) as items:
+        async for item in items:
+            assert_type(item, bytes)
+    async with pool.stream(waited, 3) as texts, pool.map(len, texts) as lengths:
+        async for length in lengths:
+            assert_type(length, int)
+    pool.stream(counted, "3")  # type: ignore[arg-type]
+    pool.stream(counted)  # type: ignore[arg-type]
+    pool.stream(add, 1, 2.0)  # type: ignore[arg-type]
+    pool.stream(counted, 3, buffer="all")  # type: ignore[arg-type]
+
+
 async def shortest() -> None:
     """And `trioipc.run`."""
     assert_type(await trioipc.run(add, 1, 2.0), complex)
