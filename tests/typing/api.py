@@ -76,6 +76,7 @@ async def pools() -> None:
         assert_type(await pool.run(len, [1]), int)
         assert_type(await pool.run(add, 1, 2, timeout=3, priority="high"), complex)
         assert_type(await pool.run(default, 1, "a"), str)
+        assert_type(await pool.run_nowait(add, 1, 2.0), complex)
         await pool.run(nothing)
 
         await pool.run(add, 1)  # type: ignore[arg-type]
@@ -90,6 +91,11 @@ async def pools() -> None:
         text: str = await pool.run(add, 1, 2.0)  # type: ignore[arg-type]
         assert text
 
+    sticky = trioipc.StickyStrategy(lambda function, arguments: arguments[0])
+    trioipc.open_worker_pool(strategy=sticky, concurrency={add: 1, "resize": 2})
+    trioipc.open_worker_pool(strategy=trioipc.CostWeightedStrategy(lambda *_: 1.5))
+    trioipc.open_worker_pool(concurrency={add: "1"})  # type: ignore[dict-item]
+    trioipc.open_worker_pool(strategy=trioipc.StickyStrategy)  # type: ignore[arg-type]
     trioipc.open_worker_pool(strategy="random")  # type: ignore[arg-type]
     trioipc.open_worker_pool(kind="gpu")  # type: ignore[arg-type]
     with trioipc.open_worker_pool():  # type: ignore[attr-defined]
