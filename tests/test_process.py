@@ -20,12 +20,14 @@ import jobs
 from conftest import children, open_descriptors
 from helpers import is_alive, wait_for_file, wait_until
 from trioipc import (
+    FallbackWarning,
     PayloadError,
     PoisonedRequestError,
     RequestCancelledError,
     RequestTimeoutError,
     WorkerCrashedError,
     WorkerStartError,
+    open_worker_bridge,
     open_worker_pool,
 )
 from trioipc.protocol._codec import BESIDE, FROM_WORKER, NONE, READY, VALUE
@@ -827,3 +829,20 @@ async def test_context_of_the_caller_stays_his(pool: WorkerPool) -> None:
         nursery.start_soon(keep)
     gc.collect()
     assert references[0]() is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "match"), [("plain", "TRIOIPC_SEGMENT=plain"), ("nonsense", "not 'nonsense'")]
+)
+async def test_memory_that_no_process_can_see(
+    kind: str, match: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error says which setting is at fault; a bridge works on threads instead."""
+    monkeypatch.setenv("TRIOIPC_SEGMENT", kind)
+    with pytest.raises(WorkerStartError, match=match):
+        async with open_worker_pool(1):
+            pass
+    if kind == "plain":
+        with pytest.warns(FallbackWarning, match=match):
+            async with open_worker_bridge(1) as bridge:
+                assert len(await bridge.crypto.hash_file(b"")) == 64

@@ -21,7 +21,12 @@ import trio_parallel
 from trio.lowlevel import enable_ki_protection
 
 from trioipc import __version__
-from trioipc._errors import IPCError, RemoteProtocolError, WorkerStartError
+from trioipc._errors import (
+    IPCError,
+    RemoteProtocolError,
+    SharedStateError,
+    WorkerStartError,
+)
 from trioipc.memory._board import (
     OVER,
     SLOT,
@@ -31,7 +36,7 @@ from trioipc.memory._board import (
     TOOK,
     board_bytes,
 )
-from trioipc.memory._segment import Segment, create, is_steady
+from trioipc.memory._segment import ENVIRONMENT_VARIABLE, Segment, create, is_steady
 from trioipc.pool._endpoint import Death, Endpoint, Snapshot
 from trioipc.pool.engines._asks import Asks
 from trioipc.pool.engines._beside import ParentBeside
@@ -125,6 +130,22 @@ _GUARD_HINT = (
     "Its own error is on stderr. Most often the main module opens a pool without "
     "`if __name__ == '__main__':` around it: a worker process imports that module again."
 )
+
+
+def _shared_board(slots: int) -> Segment:
+    """Make a board that a worker process can be given.
+
+    Raises:
+      SharedStateError: if the environment variable asks for memory that cannot be, or for none.
+      OSError: if there is no memory or descriptor left for it, or this machine refuses.
+    """
+    try:
+        board = create(board_bytes(slots))
+    except ValueError as error:
+        raise SharedStateError(str(error)) from error
+    if board.descriptor is None:
+        raise SharedStateError(f"no process can be given memory of {ENVIRONMENT_VARIABLE}=plain")
+    return board
 
 
 @final
@@ -222,7 +243,7 @@ class ProcessEndpoint(Endpoint):
     async def _start(self, nursery: trio.Nursery) -> Exception | None:
         """Start the process until it is ready, dead or late; return what went wrong here."""
         try:
-            self._board = create(board_bytes(self._engine.slots))
+            self._board = _shared_board(self._engine.slots)
             self._lay_out(self._board.cells())
             with listen() as listener:
                 self._host.begin(self._ticket(listener), nursery)
