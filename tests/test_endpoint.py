@@ -253,7 +253,9 @@ async def test_an_interrupt_stops_a_function(killable: Living) -> None:
     killable.endpoint.cancel(0, 1, None)
     await trio.sleep(0.05)  # it would have been answered by now, had it looked
     assert killable.answers == {}
-    assert killable.endpoint.interrupt()
+    while not killable.answers:  # as the ladder does: the first may come before it has begun
+        assert killable.endpoint.interrupt()
+        await trio.sleep(0.02)
     answer = await killable.answer(1)
     assert (answer.kind, answer.interrupted) == ("stopped", True)
 
