@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, final
 import attrs
 import trio
 from outcome import Error
-from trio.lowlevel import current_task, enable_ki_protection
+from trio.lowlevel import enable_ki_protection
 
 from trioipc._errors import (
     LocalProtocolError,
@@ -78,8 +78,6 @@ class Dispatcher:
     _generation: Callable[[], int] = attrs.field(factory=lambda: count(1).__next__, init=False)
     # Of functions and operations of which only so many may run at once. {which: its gate}
     gates: dict[object, Gate[Request]] = attrs.field(factory=dict, init=False)
-    # The id of the task that last attended to a request.
-    _caller: int = attrs.field(default=0, init=False)
     # Callers that wait for room in the queue.
     room: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot, init=False)
     # Why no worker could be started, when last there was none and none could be.
@@ -148,9 +146,7 @@ class Dispatcher:
         """Go on with a request that was submitted and now has its nursery."""
         if request._state == "sent":
             assert request._worker is not None
-            caller = id(current_task())
-            crowd, self._caller = caller != self._caller, caller
-            request._worker.endpoint.peek(wait=True, crowd=crowd)
+            request._worker.endpoint.peek(wait=True)
         elif request._state == "waiting":
             for worker in [*self.team.workers]:
                 worker.endpoint.peek(wait=False)

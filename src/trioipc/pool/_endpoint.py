@@ -301,12 +301,11 @@ class Endpoint(ABC):
           left: For how many seconds from now somebody waits for it, as far as is known.
         """
 
-    def peek(self, *, wait: bool, crowd: bool = False) -> None:  # noqa: B027 - most have nothing to do
+    def peek(self, *, wait: bool) -> None:  # noqa: B027 - most have nothing to do
         """Hear at once what has been answered, if the last call was one of microseconds.
 
         Args:
           wait: Whether to wait for it, for some microseconds.
-          crowd: Whether others may have something to do meanwhile, if they call as often.
         """
 
     @abstractmethod

@@ -115,9 +115,6 @@ _QUICK_NANOSECONDS = 60_000
 _PEEK_NANOSECONDS = 40_000
 _WAKE_NANOSECONDS = 150_000
 
-# Callers that follow upon each other within this are many.
-_CROWD_NANOSECONDS = 200_000
-
 # A worker spins this long before it sleeps.
 _AWAKE_NANOSECONDS = 80_000
 # So many calls are not looked for after one that was looked for in vain.
@@ -539,23 +536,20 @@ class ProcessEndpoint(Endpoint):
             self._unsent.append(frame[written:])
             self._wake_writer.set()
 
-    def peek(self, *, wait: bool, crowd: bool = False) -> None:
+    def peek(self, *, wait: bool) -> None:
         """Hear an answer before Trio would have asked the kernel for it; see `Endpoint.peek`.
 
         A call of some microseconds then costs two turns of the event loop less. The slot says
         whether the last call is over, which costs a load where an empty read costs a system call.
         """
         cells, over = self._last
-        pause = self._posted_at - self._heard_at
-        # What is behind others is not expected at once. And where one caller follows upon another,
-        # the next one has something to send while the worker does this.
-        if not wait or self._unheard > 1 or (crowd and pause < _CROWD_NANOSECONDS):
+        if not wait or self._unheard > 1:  # what is behind others is not expected at once
             if cells[STATE] == over:
                 self._read_early()
             return
         if self._lesson or not self._was_quick:
             return
-        asleep = pause > _AWAKE_NANOSECONDS
+        asleep = self._posted_at - self._heard_at > _AWAKE_NANOSECONDS
         end = time.perf_counter_ns() + (_WAKE_NANOSECONDS if asleep else _PEEK_NANOSECONDS)
         while not (cells[STATE] == over and self._read_early()):
             if time.perf_counter_ns() > end:
