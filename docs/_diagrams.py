@@ -18,7 +18,7 @@ from sphinx.util.docutils import SphinxDirective
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-FLOORS = ["memory", "protocol", "worker", "builtin", "pool", "bridge"]
+FLOORS = ["memory", "protocol", "worker", "builtin", "pool", "bridge", "cli"]
 _BOX_WIDTH, _BOX_HEIGHT, _GAP = 104, 30, 34
 _STEP = 26  # how much higher an arc is that spans one state more
 
