@@ -360,6 +360,23 @@ def start_grandchild(seconds: float) -> int:
     ).pid
 
 
+def write_from_a_fork(number: int) -> list[bytes]:
+    """Open pipes, write into each from a fork, and return what has arrived."""
+    pipes = [os.pipe() for _ in range(number)]
+    child = os.fork()
+    if child == 0:
+        for index, (_, write) in enumerate(pipes):
+            os.write(write, b"%d" % index)
+        os._exit(0)
+    os.waitpid(child, 0)
+    arrived = []
+    for read, write in pipes:
+        os.close(write)
+        arrived.append(os.read(read, 10))
+        os.close(read)
+    return arrived
+
+
 def fork_grandchild(seconds: float, path: str) -> None:
     """Fork, leave the child to sleep, and say its pid in a file; then sleep as well."""
     child = os.fork()

@@ -55,13 +55,15 @@ def workers_of(pid: int) -> list[int]:
 def test_bars(folder: Path) -> None:
     """One for each file and one for all, with rate and time left, in one line each; then none."""
     (folder / "[red]\x1b[2J").write_bytes(b"odd")
+    for name in ("a", "b"):  # so that each is seen on its way
+        os.truncate(folder / name, 512 << 20)
     with terminal("hash", "a", "[red]\x1b[2J", "missing", "b", cwd=folder) as screen:
         assert screen.end() == 1
     lines = screen.lines()
     bars = [line for line in lines if "━" in line]
     assert bars
     assert max(map(len, bars)) <= 80 - len("^C")  # which a terminal writes behind them
-    assert any(re.match(r"4 files +━.* *\d+% .*/134\.2 MB .*(\d:\d\d|-:--)", bar) for bar in bars)
+    assert any(re.match(r"4 files +━.* *\d+% .*/1\.1 GB .*(\d:\d\d|-:--)", bar) for bar in bars)
     assert any(re.match(r"[ab] +━.* *\d+% ", bar) for bar in bars)
     # What commands a terminal came from us: the name of the file did not clear it.
     assert b"\x1b[2J" not in screen.text

@@ -16,6 +16,9 @@ import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    _File: TypeAlias = tuple[int, int]  # what tells it from all others
     from types import FrameType
 
 # High enough to survive a function that closes "all" descriptors up to 255.
@@ -106,15 +109,28 @@ def keep_descriptors_private() -> None:
         os.register_at_fork(after_in_child=lambda: _close(private))
 
 
-def _close(descriptors: list[int]) -> None:
-    for descriptor in descriptors:
-        with contextlib.suppress(OSError):
-            os.close(descriptor)
+def _close(descriptors: dict[int, _File]) -> None:
+    for descriptor, file in descriptors.items():
+        # We may have closed it, and a function have opened something else of that number.
+        if _file_of(descriptor) == file:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
 
 
-def _open_descriptors() -> list[int]:
+def _open_descriptors() -> dict[int, _File]:
+    """Return what is open, by number; but for that by which it was found out, gone by now."""
     try:
         names = os.listdir("/dev/fd")
     except OSError:
-        return []
-    return [int(name) for name in names if name.isdigit() and int(name) > 2]
+        return {}
+    numbers = [int(name) for name in names if name.isdigit() and int(name) > 2]
+    found = {number: _file_of(number) for number in numbers}
+    return {number: file for number, file in found.items() if file is not None}
+
+
+def _file_of(descriptor: int) -> _File | None:
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
