@@ -1,0 +1,52 @@
+"""A Dask cluster in processes of its own, for tests: run as a script, or started by `cluster`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_HERE = Path(__file__).parent
+
+
+@contextmanager
+def cluster(workers: int = 2, threads: int = 1) -> Iterator[str]:
+    """Have a scheduler, and workers with nannies, on loopback; yield the scheduler's address."""
+    path = os.pathsep.join(filter(None, [str(_HERE), os.environ.get("PYTHONPATH")]))
+    process = subprocess.Popen(
+        [sys.executable, __file__, str(workers), str(threads)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": path},
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        yield process.stdout.readline().strip()
+    finally:
+        process.stdin.close()
+        process.wait(30)
+        process.stdout.close()
+
+
+def main(workers: int, threads: int) -> None:
+    """Be a cluster until nobody holds the other end of the standard input."""
+    from distributed import LocalCluster
+
+    with LocalCluster(
+        n_workers=workers, threads_per_worker=threads, dashboard_address=None, silence_logs=50
+    ) as local:
+        print(local.scheduler_address, flush=True)
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))
