@@ -15,6 +15,7 @@ from trioipc.dask._link import Link
 from trioipc.dask._payload import ClusterCall, prepare
 from trioipc.pool._endpoint import Engine
 from trioipc.pool._options import values_of
+from trioipc.pool.engines._payload import function_name
 from trioipc.protocol._parcel import Parcel
 from trioipc.worker import _cluster
 from trioipc.worker._register import NAME, Register
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from trioipc.dask._options import DaskEngine
     from trioipc.pool._endpoint import Call, Endpoint
     from trioipc.pool.engines._engines import Plan
+    from trioipc.pool.engines._inlet import Inlet
 
 # For each thread of the cluster: one request runs there while the next is on its way.
 _LANES_PER_THREAD = 2
@@ -151,6 +153,19 @@ class ClusterEngine(Engine):
         values = values_of(self._plan.context)
         shared_paths = self._options.shared_paths
         return prepare(function, arguments, values, number, shared_paths=shared_paths)
+
+    def prepare_stream(
+        self, inlet: Inlet, function: Callable[..., Any], arguments: tuple[Any, ...]
+    ) -> Call:
+        """Refuse it: the items of a stream go through the memory of one machine.
+
+        Raises:
+          TypeError: always.
+        """
+        raise TypeError(
+            f"{function_name(function)} cannot be streamed from a cluster; give map() one item for "
+            "each part of the work, or run() what returns a list"
+        )
 
     def pack(
         self, call: ClusterCall, generation: int, serial: int, limit: float, left: float

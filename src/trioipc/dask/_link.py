@@ -15,12 +15,11 @@ import time
 from typing import TYPE_CHECKING, Any, final
 
 import attrs
-import trio
 
-from trioipc._errors import PayloadError, WorkerError
-from trioipc.pool._endpoint import Death, Snapshot
+from trioipc._errors import WorkerError
 from trioipc.dask._payload import ClusterAnswer
 from trioipc.memory._board import DEFAULT_TOTAL
+from trioipc.pool._endpoint import Death, Snapshot
 from trioipc.protocol._codec import PAYLOAD, SKIPPED, encode, payload_error
 from trioipc.protocol._parcel import Parcel
 from trioipc.worker import _cluster

@@ -103,13 +103,9 @@ def _cells(limit: int, left: float | None) -> memoryview:
     return cells
 
 
-async def _begin(
-    worker: Worker, key: str, topic: str, cells: memoryview, interval: float
-) -> bool:
+async def _begin(worker: Worker, key: str, topic: str, cells: memoryview, interval: float) -> bool:
     """Ask for leave; on the loop of Dask's worker."""
-    leave: bool = await worker.scheduler.trioipc_begin(
-        key=key, worker=worker.address, topic=topic
-    )
+    leave: bool = await worker.scheduler.trioipc_begin(key=key, worker=worker.address, topic=topic)
     if leave:
         cells[STARTED_AT] = time.perf_counter_ns()
         _running[key] = cells

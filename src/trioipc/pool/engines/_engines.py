@@ -107,6 +107,8 @@ def engine_elsewhere(
         raise ValueError("strategy must be 'least-busy' with an engine, which decides that itself")
     for field in attrs.fields(Options):
         if field.name in _OF_PROCESSES and getattr(options, field.name) != field.default:
-            raise ValueError(f"{field.name} is of worker processes here, and means nothing with an engine")
+            raise ValueError(
+                f"{field.name} is of worker processes here, and means nothing with an engine"
+            )
     name, interval = options.name, options.progress_interval
     return engine.make_engine(Plan(name, modules, start_timeout, interval, context))
