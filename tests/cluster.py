@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _HERE = Path(__file__).parent
 
@@ -35,6 +36,50 @@ def cluster(workers: int = 2, threads: int = 1) -> Iterator[str]:
         process.stdin.close()
         process.wait(30)
         process.stdout.close()
+
+
+@contextmanager
+def scheduler_apart() -> Iterator[tuple[str, Callable[[], None]]]:
+    """Have a scheduler that can be killed, and a worker with four threads in another process.
+
+    Yields:
+      The scheduler's address, and what kills it.
+    """
+    address = f"tcp://127.0.0.1:{free_port()}"
+    path = os.pathsep.join(filter(None, [str(_HERE), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": path}
+    parts = [
+        ["scheduler", "--host", address, "--no-dashboard"],
+        ["worker", address, "--nthreads", "4", "--no-dashboard", "--death-timeout", "5"],
+    ]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", f"distributed.cli.dask_{name}", *arguments],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+        )
+        for name, *arguments in parts
+    ]
+    try:
+        yield address, processes[0].kill
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def free_port() -> int:
+    """Return the number of a port that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def main(workers: int, threads: int) -> None:

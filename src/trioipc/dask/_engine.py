@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import uuid
 from typing import TYPE_CHECKING, Any, final
@@ -60,7 +61,8 @@ class ClusterEngine(Engine):
         self._topic = f"trioipc-{plan.name}-{uuid.uuid4().hex}"
         self._lock = trio.Lock()
         self._client: Client | None = None
-        self._failure: WorkerStartError | None = None
+        # Why there will never be a worker again.
+        self._lost: str | None = None
         self._operations: tuple[tuple[str, str, bool], ...] = ()
         self._survey: dict[str, int] = {}
         # Those that live.
@@ -83,11 +85,6 @@ class ClusterEngine(Engine):
         """Whether every worker that there was at the beginning can be killed and started anew."""
         return not self._survey.get("orphans")
 
-    @property
-    def natural_size(self) -> int:
-        """How many lanes there are if nobody says how many."""
-        return max(1, _LANES_PER_THREAD * self._survey.get("threads", 1))
-
     async def connect(self) -> None:
         """Be connected to the scheduler.
 
@@ -95,32 +92,32 @@ class ClusterEngine(Engine):
           WorkerStartError: if that cannot be, or was lost.
         """
         async with self._lock:
-            if self._failure is None and self._client is None:
-                self.token = trio.lowlevel.current_trio_token()
-                attempt = _Attempt(self._options, self._plan)
-                try:
-                    self._client = await attempt.make()
-                except Exception as error:
-                    text = f"no connection to a Dask cluster: {type(error).__name__}: {error}"
-                    self._failure = WorkerStartError(text)
-                    self._failure.__cause__ = error
-                else:
-                    self._operations, self._survey = attempt.operations, attempt.survey
-                    terms = {"workers": self._options.workers, "resources": self._options.resources}
-                    given = {name: value for name, value in terms.items() if value is not None}
-                    self.link = Link(self._client, self._topic, given, self._options.priority)
-        if self._failure is not None:
-            failure = WorkerStartError(str(self._failure))
-            failure.__cause__ = self._failure.__cause__
-            if self._client is None:  # it may be there at the next try
-                self._failure = None
-            raise failure
+            if self._lost is None and self._client is None:
+                await self._connect()
+        if self._lost is not None:
+            raise WorkerStartError(self._lost)
+
+    async def _connect(self) -> None:
+        self.token = trio.lowlevel.current_trio_token()
+        attempt = _Attempt(self._options, self._plan)
+        try:
+            self._client = await attempt.make()
+        except WorkerStartError:  # a module could not be loaded
+            raise
+        except Exception as error:
+            text = f"no connection to a Dask cluster: {type(error).__name__}: {error}"
+            raise WorkerStartError(text) from error
+        self._operations, self._survey = attempt.operations, attempt.survey
+        self.natural_size = max(1, _LANES_PER_THREAD * self._survey["threads"])
+        terms = {"workers": self._options.workers, "resources": self._options.resources}
+        given = {name: value for name, value in terms.items() if value is not None}
+        self.link = Link(self._client, self._topic, given, self._options.priority)
 
     def look(self) -> None:
         """End all lanes if the scheduler is lost."""
         what = self.link.failure()
         if what is not None:
-            self._failure = WorkerStartError(what)
+            self._lost = what
             for lane in [*self.lanes]:
                 lane.lose(what)
 
@@ -137,11 +134,9 @@ class ClusterEngine(Engine):
             await trio.to_thread.run_sync(self._close, self._client)
             self._client = None
 
-    def _close(self, client: Client) -> None:
-        try:
+    def _close(self, client: Any) -> None:
+        with contextlib.suppress(OSError):
             self.link.close()
-        except OSError:
-            pass
         if client is not self._options.client:
             client.close()
 
@@ -194,6 +189,9 @@ class ClusterEngine(Engine):
         return self._operations
 
 
+_Client: Any = Client  # few of its methods have types
+
+
 class _Attempt:
     """One attempt to connect, in a thread that may be left to itself."""
 
@@ -208,20 +206,21 @@ class _Attempt:
         """Connect; if cancelled, at some time nothing is left of it."""
         try:
             # A thread of its own: those of the application may all be waiting for this pool.
-            return await trio.to_thread.run_sync(
+            client: Client = await trio.to_thread.run_sync(
                 self._make, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1)
             )
+            return client
         except trio.Cancelled:
             self._is_wanted = False
             raise
 
-    def _make(self) -> Client:
-        client = self._options.client
+    def _make(self) -> Any:
+        client: Any = self._options.client
         if isinstance(client, Client):
             self._set_up(client)
             return client
         timeout = self._plan.start_timeout
-        made = Client(
+        made: Any = _Client(
             client,
             timeout=None if timeout == math.inf else timeout,
             security=self._options.security,
@@ -236,7 +235,7 @@ class _Attempt:
             made.close()
         return made
 
-    def _set_up(self, client: Client) -> None:
+    def _set_up(self, client: Any) -> None:
         """Bring the register; have modules loaded where there are workers already."""
         client.register_plugin(Register(), name=NAME)
         self.survey = client.sync(client.scheduler.trioipc_survey)

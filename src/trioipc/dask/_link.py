@@ -28,7 +28,7 @@ from trioipc.worker._chunk import ALL_BEGUN, BEGUN
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from distributed import Client, Future
+    from distributed import Future
 
     from trioipc.dask._payload import ClusterCall
 
@@ -113,19 +113,20 @@ class Link:
       base: The priority of those that are neither high nor low.
     """
 
-    def __init__(self, client: Client, topic: str, terms: dict[str, Any], base: int) -> None:
+    # The client is of `distributed.Client`; few of its methods have types.
+    def __init__(self, client: Any, topic: str, terms: dict[str, Any], base: int) -> None:
         self._client = client
         self._topic = topic
         self._terms = terms
         self._base = base
-        self._address = client.scheduler.address
+        self._address: str = self._client.scheduler.address
         # Another one means that the scheduler was lost in between, and all that it knew.
-        self._comm = client.scheduler_comm
+        self._comm = self._client.scheduler_comm
         self._errands: dict[str, Errand] = {}  # {key: what is under way}
         self._tasks: set[asyncio.Future[None]] = set()
         # {address of a worker: the request to whose end its process was killed}
         self._killed: dict[str, Errand] = {}
-        client.subscribe_topic(topic, self._hear)
+        self._client.subscribe_topic(topic, self._hear)
 
     # -- from Trio's side ---------------------------------------------------------------------
 
@@ -191,7 +192,7 @@ class Link:
         failure = self.failure()
         if failure is not None:
             raise WorkerError(failure)
-        return self._client.submit(
+        future: Future[Any] = self._client.submit(
             _cluster.run,
             errand.parcel,
             key=errand.key,
@@ -199,6 +200,7 @@ class Link:
             priority=self._base + errand.call.rank,
             **self._terms,
         )
+        return future
 
     def _take_home(self, errand: Errand, parcel: Parcel) -> None:
         kind, seen, pid, log = parcel.label

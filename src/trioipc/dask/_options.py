@@ -17,12 +17,18 @@ except ImportError as error:
     ) from error
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from distributed import Security
 
     from trioipc.pool._endpoint import Engine
     from trioipc.pool.engines._engines import Plan
+
+
+def _names(workers: Iterable[str] | None) -> tuple[str, ...] | None:
+    if isinstance(workers, str):
+        raise TypeError(f"workers must be an iterable of names, not the str {workers!r}")
+    return None if workers is None else tuple(workers)
 
 
 @final
@@ -55,7 +61,7 @@ class DaskEngine:
     workers: tuple[str, ...] | None = attrs.field(
         default=None,
         kw_only=True,
-        converter=attrs.converters.optional(lambda workers: _names(workers)),
+        converter=_names,
     )
     resources: Mapping[str, float] | None = attrs.field(default=None, kw_only=True)
     priority: int = attrs.field(default=0, kw_only=True)
@@ -73,14 +79,13 @@ class DaskEngine:
             raise TypeError(f"priority must be an int, not {type(self.priority).__name__}")
         switch("shared_paths", self.shared_paths)
 
+    def __str__(self) -> str:
+        client = self.client
+        address = client if isinstance(client, str) else client.scheduler_info(0)["address"]
+        return f"Dask at {address}"
+
     def make_engine(self, plan: Plan) -> Engine:
         """Make the engine of one pool; for `open_worker_pool`."""
         from trioipc.dask._engine import ClusterEngine
 
         return ClusterEngine(self, plan)
-
-
-def _names(workers: object) -> tuple[str, ...]:
-    if isinstance(workers, str):
-        raise TypeError(f"workers must be an iterable of names, not the str {workers!r}")
-    return tuple(workers)  # type: ignore[arg-type] # or this says what it is
