@@ -11,7 +11,7 @@ from pathlib import Path
 from trioipc import SharedCounter, current_request, operation
 
 
-@operation("double", channel="custom", idempotent=True)
+@operation("double there", idempotent=True)
 def double(payload: int) -> int:
     """Return twice as much."""
     return 2 * payload

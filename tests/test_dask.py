@@ -8,7 +8,6 @@ import threading
 import time
 from collections import Counter
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,6 +37,7 @@ from trioipc.dask import DaskEngine
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from trioipc import Progress, WorkerPool
 
@@ -91,7 +91,7 @@ async def test_what_cannot_be_sent(pool: WorkerPool) -> None:
         await pool.run(lambda: 1)
     with pytest.raises(PayloadError, match="no pickling of me"):
         await pool.run(jobs.echo, jobs.FailsOnPickle())
-    with pytest.raises(PayloadError, match="a result of type jobs.FailsOnPickle"):
+    with pytest.raises(PayloadError, match="a result of type"):
         await pool.run(jobs.make, "FailsOnPickle")
     with pytest.raises(PayloadError, match="the call"):
         await pool.run(jobs.echo, jobs.FailsOnUnpickle())
@@ -120,16 +120,16 @@ async def test_functions_of_the_main_script(
 
 async def test_shared_state_does_not_travel(pool: WorkerPool) -> None:
     """Neither there nor back."""
-    with SharedCounter() as counter:
-        with pytest.raises(SharedStateError, match="memory of one machine"):
-            await pool.run(jobs.echo, counter)
+    expected = pytest.raises(SharedStateError, match="memory of one machine")
+    with SharedCounter() as counter, expected:
+        await pool.run(jobs.echo, counter)
     with pytest.raises(SharedStateError, match="memory of one machine"):
         await pool.run(cluster_jobs.make_counter)
 
 
 async def test_messages(pool: WorkerPool) -> None:
     """Operations of the modules are known there."""
-    assert await pool.execute({"type": "double", "channel": "custom", "payload": 4}) == 8
+    assert await pool.execute({"type": "double there", "channel": "custom", "payload": 4}) == 8
 
 
 # ---- progress, cancels, clocks
@@ -260,7 +260,7 @@ async def test_a_lost_scheduler() -> None:
             errors.append(error)
 
     with scheduler_apart() as (address, kill_scheduler):
-        async with open_worker_pool(engine=DaskEngine(address), grace=0.1) as pool:
+        async with open_worker_pool(4, engine=DaskEngine(address), grace=0.1) as pool:
             async with trio.open_nursery() as nursery:
                 for idempotent in (False, True, False):
                     nursery.start_soon(ask, pool, idempotent)

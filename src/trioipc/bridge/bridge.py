@@ -233,6 +233,7 @@ async def open_worker_bridge(
       WorkerStartError: if no worker can be started, and ``fallback`` does not help.
     """
     one_of("fallback", fallback, get_args(Fallback))
+    kind: PlacementKind
     if engine is not None:
         if placement not in (None, "process"):
             raise ValueError(

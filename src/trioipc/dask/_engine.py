@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import math
 import uuid
 from typing import TYPE_CHECKING, Any, final
 
+import distributed.comm
 import trio
-from distributed import Client
+from distributed import Client, Security
+from distributed.utils import LoopRunner
 
 from trioipc._errors import WorkerStartError
 from trioipc.dask._lane import Lane
@@ -31,6 +34,9 @@ if TYPE_CHECKING:
 
 # For each thread of the cluster: one request runs there while the next is on its way.
 _LANES_PER_THREAD = 2
+# A cluster that has no workers yet may start some when there is something to do.
+_LEAST_LANES = 4
+_CLOSE_SECONDS = 2.0
 # How often it is looked whether the scheduler is still there, for requests notice that themselves
 # unless Dask's own thread is gone.
 _LOOK_SECONDS = 1.0
@@ -108,7 +114,7 @@ class ClusterEngine(Engine):
             text = f"no connection to a Dask cluster: {type(error).__name__}: {error}"
             raise WorkerStartError(text) from error
         self._operations, self._survey = attempt.operations, attempt.survey
-        self.natural_size = max(1, _LANES_PER_THREAD * self._survey["threads"])
+        self.natural_size = max(_LEAST_LANES, _LANES_PER_THREAD * self._survey["threads"])
         terms = {"workers": self._options.workers, "resources": self._options.resources}
         given = {name: value for name, value in terms.items() if value is not None}
         self.link = Link(self._client, self._topic, given, self._options.priority)
@@ -138,7 +144,8 @@ class ClusterEngine(Engine):
         with contextlib.suppress(OSError):
             self.link.close()
         if client is not self._options.client:
-            client.close()
+            # It would wait longer for a scheduler that is gone.
+            client.close(timeout=_CLOSE_SECONDS)
 
     # -- calls ----------------------------------------------------------------------------------
 
@@ -189,7 +196,18 @@ class ClusterEngine(Engine):
         return self._operations
 
 
-_Client: Any = Client  # few of its methods have types
+async def _probe(address: str, timeout: float, security: Security | None) -> None:
+    """Find out whether somebody can be connected to."""
+    known: Any = security or _Security()
+    async with asyncio.timeout(None if timeout == math.inf else timeout):
+        comm: Any = await _connect(address, timeout, **known.get_connection_args("client"))
+        await comm.close()
+
+
+# Few of Dask's methods have types.
+_Client: Any = Client
+_Security: Any = Security
+_connect: Any = distributed.comm.connect  # type: ignore[attr-defined]
 
 
 class _Attempt:
@@ -220,6 +238,8 @@ class _Attempt:
             self._set_up(client)
             return client
         timeout = self._plan.start_timeout
+        # First: a client that cannot connect would leave its thread behind.
+        LoopRunner().run_sync(_probe, client, timeout, self._options.security)  # type: ignore[no-untyped-call]
         made: Any = _Client(
             client,
             timeout=None if timeout == math.inf else timeout,

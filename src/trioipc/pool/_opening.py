@@ -117,10 +117,10 @@ async def open_worker_pool(
       concurrency: The most requests that run at once of each function, or operation by its name;
         at least 1. Others wait, and leave their places to other functions.
       engine: What executes, if not processes or threads of this machine: a
-        `trioipc.dask.DaskEngine`. Then ``size`` is how many requests are with it at a time, and
-        None is two for each thread that it has when the pool opens; ``kind`` and ``strategy`` are
-        as they are, and what is of worker processes only, from ``min_size`` to ``lifespan``, is
-        refused.
+        `trioipc.dask.DaskEngine`. Then ``size`` is how many requests are with it at a time; None is
+        two for each thread that it has when the pool opens, and at least four. ``kind`` and
+        ``strategy`` stay as they are, and what is of worker processes only, from ``min_size`` to
+        ``lifespan``, is refused.
 
     Raises:
       WorkerStartError: if no worker can be started, a module not be loaded, or the lifespan not

@@ -45,9 +45,9 @@ class Parcel:
     def __repr__(self) -> str:
         return f"<Parcel: {len(self.body) + sum(map(len, self.buffers))} bytes>"
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        buffers = [*map(pickle.PickleBuffer, self.buffers)]
-        return Parcel, (self.label, self.flags, self.body, buffers)
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        wrap: Any = pickle.PickleBuffer if protocol >= 5 else bytes
+        return Parcel, (self.label, self.flags, self.body, [*map(wrap, self.buffers)])
 
     def open(self) -> Any:
         """Unpickle the value.

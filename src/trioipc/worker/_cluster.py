@@ -13,10 +13,12 @@ Rules:
 from __future__ import annotations
 
 import os
+import pickle
 import time
 from typing import TYPE_CHECKING, Any
 
 from distributed import get_worker
+from distributed.protocol.serialize import dask_deserialize, dask_serialize
 from distributed.utils import sync
 
 from trioipc._errors import RequestInterrupt, SharedStateError
@@ -159,6 +161,24 @@ def _run(function: Any, arguments: tuple[Any, ...], values: dict[str, Any]) -> t
         return ERROR, error
     except BaseException as error:
         return EXIT, error
+
+
+# -- how answers travel ---------------------------------------------------------------------------
+
+# On its connections to the scheduler, through which results go, Dask pickles by protocol 4, and so
+# buffers in band; what it is told here is its own way to leave them alone.
+
+
+@dask_serialize.register(Parcel)  # type: ignore[untyped-decorator, no-untyped-call]
+def _to_frames(parcel: Parcel) -> tuple[dict[str, Any], list[Any]]:
+    label = pickle.dumps(parcel.label)
+    return {"flags": parcel.flags}, [label, parcel.body, *parcel.buffers]
+
+
+@dask_deserialize.register(Parcel)  # type: ignore[untyped-decorator, no-untyped-call]
+def _from_frames(header: dict[str, Any], frames: list[Any]) -> Parcel:
+    label, body, *buffers = frames
+    return Parcel(pickle.loads(label), header["flags"], bytes(body), buffers)
 
 
 # -- what clients have workers and nannies do ---------------------------------------------------
