@@ -50,7 +50,7 @@ def scheduler_apart() -> Iterator[tuple[str, Callable[[], None]]]:
     environment = {**os.environ, "PYTHONPATH": path}
     parts = [
         ["scheduler", "--host", address, "--no-dashboard"],
-        ["worker", address, "--nthreads", "4", "--no-dashboard", "--death-timeout", "5"],
+        ["worker", address, "--nthreads", "4", "--no-dashboard", "--no-nanny"],
     ]
     processes = [
         subprocess.Popen(
@@ -65,13 +65,8 @@ def scheduler_apart() -> Iterator[tuple[str, Callable[[], None]]]:
         yield address, processes[0].kill
     finally:
         for process in processes:
-            process.terminate()
-        for process in processes:
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            process.kill()
+            process.wait()
 
 
 def free_port() -> int:

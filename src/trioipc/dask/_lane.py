@@ -36,7 +36,7 @@ class Lane(Endpoint):
 
     def __init__(self, engine: ClusterEngine) -> None:
         self._engine = engine
-        self._life = trio.CancelScope(shield=True)
+        self._life = trio.CancelScope()
         self._over = trio.Event()
         self._death = Death()
         # The last call, and the last cancel word.
@@ -59,6 +59,7 @@ class Lane(Endpoint):
                 await self._engine.connect()
             except WorkerStartError as error:
                 return Death(error=error)
+            self._life.shield = True
             self._engine.lanes[self] = None
             ready()
             await self._over.wait()
