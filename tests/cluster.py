@@ -8,7 +8,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -17,11 +17,17 @@ _HERE = Path(__file__).parent
 
 
 @contextmanager
-def cluster(workers: int = 2, threads: int = 1) -> Iterator[str]:
-    """Have a scheduler, and workers with nannies, on loopback; yield the scheduler's address."""
+def cluster(workers: int = 2, threads: int = 1, *tls: str) -> Iterator[str]:
+    """Have a scheduler, and workers with nannies, on loopback; yield the scheduler's address.
+
+    Args:
+      workers: How many.
+      threads: Of each.
+      *tls: Files: the certificate of an authority, one for all parts, and its key.
+    """
     path = os.pathsep.join(filter(None, [str(_HERE), os.environ.get("PYTHONPATH")]))
     process = subprocess.Popen(
-        [sys.executable, __file__, str(workers), str(threads)],
+        [sys.executable, __file__, str(workers), str(threads), *tls],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -77,16 +83,27 @@ def free_port() -> int:
         return port
 
 
-def main(workers: int, threads: int) -> None:
+def main(workers: int, threads: int, *tls: str) -> None:
     """Be a cluster until nobody holds the other end of the standard input."""
-    from distributed import LocalCluster
+    from distributed import LocalCluster, Security
 
+    security: Any = None
+    if tls:
+        authority, certificate, key = tls
+        parts = ("client", "scheduler", "worker")
+        files = {f"tls_{part}_cert": certificate for part in parts}
+        files |= {f"tls_{part}_key": key for part in parts}
+        security = Security(tls_ca_file=authority, require_encryption=True, **files)
     with LocalCluster(
-        n_workers=workers, threads_per_worker=threads, dashboard_address=None, silence_logs=50
+        n_workers=workers,
+        threads_per_worker=threads,
+        dashboard_address=None,
+        silence_logs=50,
+        security=security,
     ) as local:
         print(local.scheduler_address, flush=True)
         sys.stdin.read()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])
