@@ -35,10 +35,8 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(ValueError|TypeError|OSError|Exception|BaseException|RuntimeError|TimeoutError)"),
     (r"py:.*", r"(ImportError|RuntimeWarning|SystemExit|bytes|str|int|float|bool|memoryview|dict)"),
     (r"py:obj", r"faulthandler"),
-    (
-        r"py:.*",
-        r"(contextlib|concurrent|multiprocessing|asyncio|anyio|loky|contextvars|distributed)\..*",
-    ),
+    (r"py:.*", r"(contextlib|concurrent|multiprocessing|asyncio|anyio|loky|contextvars)\..*"),
+    (r"py:.*", r"distributed\..*"),
 ]
 
 

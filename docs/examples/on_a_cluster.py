@@ -10,6 +10,7 @@ from trioipc.dask import DaskEngine
 
 
 async def main(address: str) -> None:
+    """Send some work there."""
     engine = DaskEngine(address)
     async with trioipc.open_worker_pool(engine=engine) as pool:
         print("mean:", await pool.run(statistics.fmean, [1, 2, 3]))

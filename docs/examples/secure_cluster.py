@@ -11,6 +11,7 @@ from trioipc.dask import DaskEngine
 
 
 async def main(address: str, authority: str, certificate: str, key: str) -> None:
+    """Send some work there."""
     security = Security(
         tls_ca_file=authority,
         tls_client_cert=certificate,
