@@ -81,8 +81,7 @@ class DaskEngine:
 
     def __str__(self) -> str:
         client = self.client
-        address = client if isinstance(client, str) else client.scheduler_info(0)["address"]
-        return f"Dask at {address}"
+        return f"Dask at {client if isinstance(client, str) else client.scheduler.address}"
 
     def make_engine(self, plan: Plan) -> Engine:
         """Make the engine of one pool; for `open_worker_pool`."""
