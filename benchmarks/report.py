@@ -13,6 +13,7 @@ import trio
 
 from benchmarks import (
     ahead,
+    cluster,
     compression,
     dispatch,
     large,
@@ -69,6 +70,7 @@ def main() -> None:
         piscina = node.measure(3)
         rows[PISCINA] = Row(piscina.back_to_back, piscina.with_gap, piscina.rates[64])
         callers[PISCINA] = piscina.rates
+    figures += trio.run(cluster.figures, 3)  # last: it loads what the others go without
     facts = machine()
     page = _page(facts, rows, figures, starts, rates)
     page += _sweeps(callers, sizes, options.plots)
