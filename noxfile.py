@@ -35,7 +35,7 @@ def lint(session: nox.Session) -> None:
 def typing(session: nox.Session) -> None:
     """Check the types, for each system that there are branches for, and as users see them."""
     lint_group = nox.project.dependency_groups(PYPROJECT, "lint")
-    session.install(".[network,cli]", *lint_group, *TEST_GROUP)
+    session.install(".[network,cli,dask]", *lint_group, *TEST_GROUP)
     for platform in ("linux", "darwin"):
         session.run("mypy", "--platform", platform)
     examples = sorted(str(path) for path in Path("examples").rglob("*.py"))
@@ -54,7 +54,7 @@ def tests(session: nox.Session) -> None:
 def lowest(session: nox.Session) -> None:
     """Run the tests on the oldest versions that trioipc says it works with."""
     session.install(
-        ".[network,fast,filetype,zstd,cli,opentelemetry]", *TEST_GROUP, *_floors(session)
+        ".[network,fast,filetype,zstd,cli,opentelemetry,dask]", *TEST_GROUP, *_floors(session)
     )
     session.run(*PYTEST, *session.posargs)
 

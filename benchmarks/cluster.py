@@ -37,7 +37,7 @@ import sys
 from distributed import LocalCluster
 
 with LocalCluster(
-    n_workers={WORKERS}, threads_per_worker=1, dashboard_address=None, silence_logs=50
+    n_workers={WORKERS}, threads_per_worker=1, dashboard_address=":0", silence_logs=50
 ) as local:
     print(local.scheduler_address, flush=True)
     sys.stdin.read()

@@ -97,7 +97,7 @@ def main(workers: int, threads: int, *tls: str) -> None:
     with LocalCluster(
         n_workers=workers,
         threads_per_worker=threads,
-        dashboard_address=None,
+        dashboard_address=":0",
         silence_logs=50,
         security=security,
     ) as local:

@@ -22,5 +22,5 @@ async def main(address: str) -> None:
 
 
 if __name__ == "__main__":
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster:
         trio.run(main, cluster.scheduler_address)

@@ -81,7 +81,9 @@ class DaskEngine:
 
     def __str__(self) -> str:
         client = self.client
-        return f"Dask at {client if isinstance(client, str) else client.scheduler.address}"
+        if isinstance(client, str):
+            return f"Dask at {client}"
+        return f"Dask at {getattr(client.scheduler, 'address', 'no address')}"
 
     def make_engine(self, plan: Plan) -> Engine:
         """Make the engine of one pool; for `open_worker_pool`."""
