@@ -382,6 +382,24 @@ async def test_a_client_of_yours(cluster_address: str) -> None:
         assert client.submit(jobs.add, 3, 4).result() == 7
 
 
+async def test_a_client_that_is_closed(cluster_address: str) -> None:
+    """Too early: its requests end, as does the pool."""
+    client = Client(cluster_address, set_as_default=False)
+
+    async def ask() -> None:
+        with pytest.raises(WorkerCrashedError, match="the connection to Dask's scheduler"):
+            await pool.run(jobs.sleep, 0.5)
+
+    async with open_worker_pool(engine=DaskEngine(client)) as pool:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            await wait_until(lambda: sum(w.state == "busy" for w in pool.workers) == 1)
+            await trio.sleep(0.2)  # so that it has begun
+            await trio.to_thread.run_sync(client.close)
+        with pytest.raises(WorkerStartError, match="was lost"):
+            await pool.run(jobs.echo, 1)
+
+
 async def test_restrictions(cluster_address: str) -> None:
     """Requests go to the named workers only."""
     with Client(cluster_address, set_as_default=False) as client:

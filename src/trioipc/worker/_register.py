@@ -30,6 +30,9 @@ NAME = "trioipc"
 # client are 2 ms apart, so the one that says that it has ended would have to wait for this one.
 _NEWS_SECONDS = 0.01
 
+# A task may come this much later than the message that withdraws it, which takes another way.
+_LATE_SECONDS = 60.0
+
 
 @final
 class Register(SchedulerPlugin):
@@ -68,7 +71,13 @@ class Register(SchedulerPlugin):
     def withdraw(self, key: str) -> str | None:
         """Let a task never begin; return the worker that has begun it, if it is too late."""
         entry = self._begun.setdefault(key, None)
+        if key not in self._scheduler.tasks:  # it has ended, or is not here yet
+            self._scheduler.loop.call_later(_LATE_SECONDS, self._drop, key)
         return None if entry is None else entry[0]
+
+    def _drop(self, key: str) -> None:
+        if key not in self._scheduler.tasks:
+            self._begun.pop(key, None)
 
     def survey(self) -> dict[str, int]:
         """Count the threads and the workers, and those of them that have no nanny."""
