@@ -114,7 +114,7 @@ def coverage(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Build the docs; a reference that leads nowhere is an error."""
-    session.install(".", *nox.project.dependency_groups(PYPROJECT, "docs"))
+    session.install(".[opentelemetry,dask]", *nox.project.dependency_groups(PYPROJECT, "docs"))
     shutil.rmtree("docs/_build", ignore_errors=True)
     session.run("sphinx-build", "-q", "-W", "-n", "--keep-going", "docs", "docs/_build")
 
@@ -122,7 +122,7 @@ def docs(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Measure trioipc beside its peers, and write the page of the docs."""
-    session.install(".", *nox.project.dependency_groups(PYPROJECT, "bench"))
+    session.install(".[dask]", *nox.project.dependency_groups(PYPROJECT, "bench"))
     if shutil.which("npm"):  # for the peer in Node
         session.run("npm", "install", "--prefix", "benchmarks/piscina", external=True)
     os.makedirs("build", exist_ok=True)
