@@ -13,7 +13,6 @@ import trio
 
 from benchmarks import (
     ahead,
-    cluster,
     compression,
     dispatch,
     large,
@@ -70,7 +69,6 @@ def main() -> None:
         piscina = node.measure(3)
         rows[PISCINA] = Row(piscina.back_to_back, piscina.with_gap, piscina.rates[64])
         callers[PISCINA] = piscina.rates
-    figures += trio.run(cluster.figures, 3)  # last: it loads what the others go without
     facts = machine()
     page = _page(facts, rows, figures, starts, rates)
     page += _sweeps(callers, sizes, options.plots)
