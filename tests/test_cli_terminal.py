@@ -112,6 +112,9 @@ def test_ctrl_c(folder: Path) -> None:
     assert b"Traceback" not in screen.text
     assert screen.text.rfind(b"\x1b[?25h") > screen.text.rfind(b"\x1b[?25l") > -1
     assert workers
+    deadline = time.monotonic() + 10  # the kernel may still be at it
+    while any(map(is_alive, workers)) and time.monotonic() < deadline:
+        time.sleep(0.01)
     assert not any(map(is_alive, workers))
     assert nothing_changed(folder)
 

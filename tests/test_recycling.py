@@ -362,7 +362,8 @@ async def test_no_call_is_lost_while_workers_leave(kind: Any, calls: int, quota:
         assert statistics.total_cancelled == calls - len(answers)
         assert statistics.total_errors == 0
         assert statistics.restarts.keys() <= {"max_requests", "interrupted"}
-        assert statistics.restarts["max_requests"] >= len(answers) // quota - 2
+        # Two may go on, and two be about to leave.
+        assert statistics.restarts["max_requests"] >= len(answers) // quota - 4
     assert len({*answers}) == len(answers)
     assert {*answers} >= {number for number in range(calls) if number % 7}
 
