@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 __all__ = ["children", "open_descriptors"]  # which tests ask for, too
 
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background: tests send it
+# As they may be in a shell's background, or under nohup: tests send them.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # What takes so long to compress at that level that one can interrupt it.
-SLOWLY = ("compress", "-a", "brotli", "-l", "9")
+SLOWLY = ("compress", "-a", "brotli", "-l", "10")
 SIZE = 64 << 20
 # A bar of which some is done: both numbers with their unit.
 MOVING = rb"[1-9][0-9.]*/[0-9.]+ MB"
