@@ -12,6 +12,8 @@ from typing import Literal
 
 import attrs
 
+from trioipc.testing._leaks import children, open_descriptors
+
 
 @attrs.frozen
 class Holdings:
@@ -38,7 +40,7 @@ class Holdings:
 def holdings() -> Holdings:
     """Look."""
     return Holdings(
-        frozenset(_descriptors()),
+        frozenset(open_descriptors()),
         frozenset(map(str, children())),
         frozenset(f"{t.name} {t.ident}" for t in threading.enumerate()),
         # Semaphores are made by other programs only: trioipc has none.
@@ -54,17 +56,6 @@ def settle(before: Holdings, seconds: float) -> dict[str, list[str]]:
         gc.collect()
         time.sleep(0.02)
     return left
-
-
-def children() -> set[int]:
-    """Say which processes are children of this one, zombies included."""
-    found = set()
-    for thread in os.listdir("/proc/self/task"):
-        try:
-            found.update(map(int, Path(f"/proc/self/task/{thread}/children").read_text().split()))
-        except OSError:  # the thread has ended
-            pass
-    return found
 
 
 def resident(pid: int | Literal["self"] = "self") -> tuple[int, int]:
@@ -88,16 +79,6 @@ def cpu_seconds() -> float:
     """Return what this process and all of its children that have ended have used."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in used)
-
-
-def _descriptors() -> set[str]:
-    found = set()
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            found.add(f"{name}: {os.readlink(f'/proc/self/fd/{name}')}")
-        except FileNotFoundError:  # the folder that was listed
-            pass
-    return found
 
 
 def _maps() -> list[str]:

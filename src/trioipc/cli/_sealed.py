@@ -21,6 +21,8 @@ from trioipc.cli._header import HEADER_SIZE, SALT_SIZE, Header, unpack
 from trioipc.memory._secret import revealed
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trioipc.bridge._arguments import Options
     from trioipc.bridge.bridge import WorkerBridge
     from trioipc.pool.pool import Callback
@@ -75,22 +77,7 @@ async def seal(
     key = await keys.key_of(bridge, header)
     packed = header.pack()
     checked = source_of(source)
-    target = destination_of(path, checked)
-    with spare_removed(target) as (destination, spare), revealed(memoryview(key)) as copied_key:
-        size = await bridge.crypto._run(
-            crypto.encrypt_file,
-            checked,
-            copied_key,
-            b"",
-            memoryview(packed),
-            "chunked",
-            destination,
-            spare,
-            packed,
-            **_options(on_progress),
-        )
-    assert isinstance(size, int)
-    return size
+    return await _run(bridge, crypto.encrypt_file, checked, path, key, packed, packed, on_progress)
 
 
 async def unseal(
@@ -107,18 +94,45 @@ async def unseal(
     checked = source_of(source)
     packed = await trio.to_thread.run_sync(_head_of, checked)
     key = await keys.key_of(bridge, unpack(packed))
-    target = destination_of(path, checked)
+    return await _run(
+        bridge, crypto.decrypt_file, checked, path, key, packed, HEADER_SIZE, on_progress
+    )
+
+
+async def _run(
+    bridge: WorkerBridge,
+    operation: Callable[..., object],
+    source: memoryview | str,
+    path: str,
+    key: bytes,
+    packed: bytes,
+    header: bytes | int,
+    on_progress: Callback | None,
+) -> int:
+    """Encrypt or decrypt a file under its header; return how many bytes the other one has.
+
+    Args:
+      bridge: What runs it.
+      operation: Either of the two.
+      source: The file, checked.
+      path: The other one.
+      key: By which.
+      packed: The header, which is verified with the rest.
+      header: What ``operation`` wants to know of it: what to write, or how much to skip.
+      on_progress: Told how far it is.
+    """
+    target = destination_of(path, source)
     with spare_removed(target) as (destination, spare), revealed(memoryview(key)) as copied_key:
         size = await bridge.crypto._run(
-            crypto.decrypt_file,
-            checked,
+            operation,
+            source,
             copied_key,
             b"",
             memoryview(packed),
             "chunked",
             destination,
             spare,
-            HEADER_SIZE,
+            header,
             **_options(on_progress),
         )
     assert isinstance(size, int)

@@ -116,6 +116,25 @@ class Call(Protocol):
         """Let go of what was copied; the call may be loaded and posted again."""
 
 
+@attrs.define(eq=False)
+class LightCall:
+    """A `Call` for which nothing is copied, and which takes none of the pool's memory."""
+
+    loads: bool = attrs.field(default=False, init=False)
+    held: int = attrs.field(default=0, init=False)
+    nbytes: int = attrs.field(default=0, init=False)
+    expected: None = attrs.field(default=None, init=False)
+
+    async def load(self) -> None:
+        """Do nothing."""
+
+    async def feed(self) -> None:
+        """Do nothing."""
+
+    def drop(self) -> None:
+        """Do nothing."""
+
+
 class Answer(Protocol):
     """How a function ended."""
 

@@ -425,7 +425,6 @@ class WorkerPool:
             context = asker._watch.context
         request: PoolRequest[Any] = context.run(self._make, fn, args, terms)
         self._dispatcher.engine.exempt(request._call)
-        request._gate = None  # who asks may be in it, and wait for this
         request._depth = asker._depth + 1
         request._deadline = asker._ends_at()
         request._return_place = child.give_back

@@ -47,7 +47,7 @@ from trioipc.memory._board import (
     read_text,
 )
 from trioipc.memory._segment import adopt
-from trioipc.pool._endpoint import Death, Endpoint, Engine, Snapshot, Vitals
+from trioipc.pool._endpoint import Death, Endpoint, Engine, LightCall, Snapshot, Vitals
 from trioipc.pool._options import values_of
 from trioipc.pool.engines._payload import (
     cannot_pickle,
@@ -114,26 +114,13 @@ def unpickled(encoded: Encoded) -> Any:
 
 
 @attrs.define(eq=False)
-class SimulatedCall:
+class SimulatedCall(LightCall):
     """A pickled call."""
 
     function: Callable[..., Any]
     operation: int
     encoded: Encoded
     prepared: float = attrs.field(factory=trio.current_time)
-    loads: bool = attrs.field(default=False, init=False)
-    held: int = attrs.field(default=0, init=False)
-    nbytes: int = attrs.field(default=0, init=False)
-    expected: None = attrs.field(default=None, init=False)
-
-    async def load(self) -> None:
-        """Do nothing."""
-
-    async def feed(self) -> None:
-        """Do nothing."""
-
-    def drop(self) -> None:
-        """Do nothing."""
 
     def unpack(self) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
         """Return a new copy of the function, its arguments, and values of context variables."""
@@ -237,27 +224,24 @@ class SimulatedEngine(Engine):
             refuse_synchronous(function)
         if function is run_chunk:  # then each is given its part
             raise PayloadError("items of map go to simulated workers one by one")
-        values = values_of(self.context)
-        try:
-            encoded = encode((function, lift_arguments(arguments), values))
-        except (Exception, SystemExit) as error:
-            refuse_values(function, values)
-            raise cannot_pickle(function, arguments, error) from error
-        return SimulatedCall(function, self.ledger.number(function, arguments), encoded)
+        number = self.ledger.number(function, arguments)
+        return SimulatedCall(function, number, self._pickle(function, arguments))
 
     def prepare_stream(
         self, inlet: Inlet, function: Callable[..., Any], arguments: tuple[Any, ...]
     ) -> Call:
         """Make a call that runs a generator function; see `Engine.prepare_stream`."""
         refuse_no_generator(function, asynchronous=self.kind == "io")
+        encoded = self._pickle(function, arguments)
+        return SimulatedStream(function, self.ledger.number(function), encoded, inlet=inlet)
+
+    def _pickle(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Encoded:
         values = values_of(self.context)
         try:
-            encoded = encode((function, lift_arguments(arguments), values))
+            return encode((function, lift_arguments(arguments), values))
         except (Exception, SystemExit) as error:
             refuse_values(function, values)
             raise cannot_pickle(function, arguments, error) from error
-        number = self.ledger.number(function)
-        return SimulatedStream(function, number, encoded, inlet=inlet)
 
     def part(self, function: Callable[..., Any]) -> Part | None:
         """Say what plays the part of a function in the next request that is sent; None if that."""

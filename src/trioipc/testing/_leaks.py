@@ -85,7 +85,7 @@ def children() -> set[int]:
         try:
             with open(f"/proc/self/task/{thread}/children") as file:
                 found.update(int(pid) for pid in file.read().split())
-        except FileNotFoundError:  # it has ended
+        except (FileNotFoundError, ProcessLookupError):  # it has ended, maybe since it was opened
             pass
     return found
 

@@ -43,7 +43,7 @@ from trioipc.memory._board import (
     count,
     histogram_base,
 )
-from trioipc.pool._endpoint import Death, Endpoint, Engine, Snapshot
+from trioipc.pool._endpoint import Death, Endpoint, Engine, LightCall, Snapshot
 from trioipc.pool._options import values_of
 from trioipc.pool.engines._payload import exit_error, refuse_asynchronous, refuse_no_generator
 from trioipc.pool.engines._slot import set_cancel, set_limit, snapshot
@@ -71,26 +71,13 @@ if TYPE_CHECKING:
 
 @final
 @attrs.define(eq=False)
-class ThreadCall:
+class ThreadCall(LightCall):
     """A call as it is: threads share their memory."""
 
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
     values: dict[str, Any] = attrs.Factory(dict)  # of context variables
     operation: int = 0
-    loads: bool = attrs.field(default=False, init=False)
-    held: int = attrs.field(default=0, init=False)
-    nbytes: int = attrs.field(default=0, init=False)
-    expected: None = attrs.field(default=None, init=False)
-
-    async def load(self) -> None:
-        """Do nothing."""
-
-    async def feed(self) -> None:
-        """Do nothing."""
-
-    def drop(self) -> None:
-        """Do nothing."""
 
 
 @final
