@@ -5,13 +5,10 @@ The other half is `trioipc.worker._nesting`.
 
 from __future__ import annotations
 
-import contextlib
-import os
 from typing import TYPE_CHECKING, Any, final
 
 import trio
 from outcome import Error
-from trio.lowlevel import enable_ki_protection
 
 from trioipc._errors import PayloadError, RemoteProtocolError
 from trioipc.pool.engines._cargo import Cargo
@@ -37,6 +34,7 @@ if TYPE_CHECKING:
     from trioipc.memory._segment import Segment
     from trioipc.pool._endpoint import Ask
     from trioipc.pool.engines._beside import ParentBeside
+    from trioipc.pool.engines._outbox import Outbox
     from trioipc.pool.engines._store import Store
 
 
@@ -47,18 +45,13 @@ class Asks:
     Args:
       store: Of the pool.
       beside: What travels beside the frames to and from the worker.
-      replies: The pipe to it, which does not block; who closes that calls `close` first.
-      nursery: For the task that writes what does not fit into the pipe.
+      replies: The pipe to it.
     """
 
-    def __init__(
-        self, store: Store, beside: ParentBeside, replies: int, nursery: trio.Nursery
-    ) -> None:
+    def __init__(self, store: Store, beside: ParentBeside, replies: Outbox) -> None:
         self.store = store
         self.beside: ParentBeside | None = beside
         self._replies = replies
-        self._nursery = nursery
-        self._unsent = b""
         self._open: dict[int, ProcessAsk] = {}  # {number: what was asked}
 
     def hear(
@@ -99,31 +92,9 @@ class Asks:
         self._open.clear()
 
     def send(self, number: int, kind: int, flags: int = 0, body: bytes = b"") -> None:
-        """Send a reply; what the pipe does not take now is sent later."""
-        if self._open.pop(number, None) is None:
-            return
-        frame = REPLY.pack(len(body), kind, flags, number) + body
-        if self._unsent:
-            self._unsent += frame
-            return
-        self._unsent = frame[self._write(frame) :]
-        if self._unsent:
-            self._nursery.start_soon(self._write_rest)
-
-    def _write(self, data: bytes) -> int:
-        try:
-            return os.write(self._replies, data)
-        except BlockingIOError:
-            return 0
-        except OSError:  # it is dying
-            return len(data)
-
-    @enable_ki_protection
-    async def _write_rest(self) -> None:
-        with contextlib.suppress(OSError, trio.ClosedResourceError):
-            while self._unsent:
-                await trio.lowlevel.wait_writable(self._replies)
-                self._unsent = self._unsent[self._write(self._unsent) :]
+        """Send a reply, once."""
+        if self._open.pop(number, None) is not None:
+            self._replies.send(REPLY.pack(len(body), kind, flags, number) + body)
 
 
 @final

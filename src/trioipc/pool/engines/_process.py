@@ -180,11 +180,6 @@ class ProcessEndpoint(Endpoint):
         self._host = Host(self._start_scope.cancel)
         # Calls that were posted, and whose answers we have not heard.
         self._unheard = 0
-        self._unsent: list[bytes] = []
-        # Frames that wait until all answers of one read are handled.
-        self._holds_back = False
-        self._held_back: list[bytes] = []
-        self._wake_writer = trio.Event()
         self._broken: BaseException | None = None
         self._closing = False
         self._closed = trio.Event()
@@ -286,15 +281,16 @@ class ProcessEndpoint(Endpoint):
         self._beside = ParentBeside(
             self._engine.store,
             control,
-            self._send,
+            self._wires.calls.send,
             self._is_at_rest,
             steady=is_steady(board.descriptor),
         )
-        self._asks = Asks(self._engine.store, self._beside, self._wires.replies, nursery)
+        self._asks = Asks(self._engine.store, self._beside, self._wires.replies)
         board.release()
         self._connected.set()
         nursery.start_soon(self._read)
-        nursery.start_soon(self._write)
+        nursery.start_soon(self._wires.calls.run)
+        nursery.start_soon(self._wires.replies.run)
         nursery.start_soon(self._insist)
         if self._wires.logs is not None:
             self._logs = LogReader(self._wires.logs, pid, self._dropped)
@@ -382,7 +378,9 @@ class ProcessEndpoint(Endpoint):
 
     def _take(self, data: bytes) -> bool:
         """Hear what a read has brought; return whether the stream can still be trusted."""
-        self._holds_back = True  # what all these answers let us send goes out in one write
+        assert self._wires is not None
+        calls = self._wires.calls
+        calls.hold()  # what all these answers let us send goes out in one write
         try:
             self._rest = split_frames(
                 self._rest + data if self._rest else data, FROM_WORKER, self._handle
@@ -391,10 +389,7 @@ class ProcessEndpoint(Endpoint):
             self._broken = error
             return False
         finally:
-            self._holds_back = False
-            if self._held_back:
-                frames, self._held_back = self._held_back, []
-                self._send(b"".join(frames))
+            calls.let_go()
         return True
 
     def _drain(self) -> None:
@@ -491,7 +486,7 @@ class ProcessEndpoint(Endpoint):
         """Send a call in one write, or leave the rest to the writer; see `Endpoint.post`."""
         assert type(call) is ProcessCall
         wires, beside = self._wires, self._beside
-        if wires is None or beside is None or wires.calls < 0:
+        if wires is None or beside is None or wires.calls.is_closed:
             return
         body = call.lend(beside) if call.flags & BESIDE else call.body
         if call.inlet is not None:
@@ -515,26 +510,7 @@ class ProcessEndpoint(Endpoint):
             self._known.add(number)
             self._loading = generation
             frame = define_frame(number, call.pickled_function) + frame
-        self._send(beside.frames() + frame)
-
-    def _send(self, frame: bytes) -> None:
-        if self._holds_back:
-            self._held_back.append(frame)
-            return
-        if self._unsent:
-            self._unsent.append(frame)
-            return
-        if self._wires is None or self._wires.calls < 0:
-            return
-        try:
-            written = os.write(self._wires.calls, frame)
-        except BlockingIOError:
-            written = 0
-        except OSError:  # it is dying; `live` will say so
-            return
-        if written < len(frame):
-            self._unsent.append(frame[written:])
-            self._wake_writer.set()
+        wires.calls.send(beside.frames() + frame)
 
     def peek(self, *, wait: bool) -> None:
         """Hear an answer before Trio would have asked the kernel for it; see `Endpoint.peek`.
@@ -570,31 +546,13 @@ class ProcessEndpoint(Endpoint):
             self.kill()
         return True
 
-    @enable_ki_protection
-    async def _write(self) -> None:
-        """Send what the pipe would not take at once; almost never has anything to do."""
-        assert self._wires is not None
-        while True:
-            await self._wake_writer.wait()
-            self._wake_writer = trio.Event()
-            while self._unsent:
-                try:
-                    await trio.lowlevel.wait_writable(self._wires.calls)
-                    data = b"".join(self._unsent)
-                    written = os.write(self._wires.calls, data)
-                except BlockingIOError:
-                    continue
-                except (OSError, trio.ClosedResourceError):
-                    return
-                self._unsent = [data[written:]] if written < len(data) else []
-
     # -- rungs ------------------------------------------------------------------------------
 
     def cancel(self, slot: int, generation: int, reason: str | None) -> None:
         """Set the cancel word; see `Endpoint.cancel`."""
         set_cancel(self._slots[slot], generation, reason)
-        if self._engine.kind == "io":
-            self._send(stop_frame(slot, generation))
+        if self._engine.kind == "io" and self._wires is not None:
+            self._wires.calls.send(stop_frame(slot, generation))
 
     def recall(self, slot: int, generation: int) -> bool:
         """Take a call back that has not begun; see `Endpoint.recall`."""
@@ -622,7 +580,7 @@ class ProcessEndpoint(Endpoint):
         if self._wires is None:
             self.kill()
         else:
-            self._wires.close_calls()
+            self._wires.calls.close()
             self._closed.set()
 
     # -- looking ----------------------------------------------------------------------------

@@ -20,6 +20,7 @@ import attrs
 import trio
 
 from trioipc._errors import WorkerStartError
+from trioipc.pool.engines._outbox import Outbox
 from trioipc.pool.engines._stacks import StackReader
 from trioipc.protocol._codec import VERSION
 from trioipc.worker._wires import HELLO
@@ -121,31 +122,22 @@ class ParentWires:
     """The parent's ends; see `hand_over`."""
 
     control: socket.socket
-    calls: int
+    calls: Outbox
     answers: int
     stacks: StackReader
     # Where replies to what functions ask for go.
-    replies: int
+    replies: Outbox
     # The read end of the log records, for whoever reads it; None if there is none.
     logs: int | None = None
 
-    def close_calls(self) -> None:
-        """Close the pipe of the calls, which tells the worker to end."""
-        if self.calls >= 0:
-            trio.lowlevel.notify_closing(self.calls)
-            os.close(self.calls)
-            self.calls = -1
-
     def close(self) -> None:
         """Close everything."""
-        self.close_calls()
+        self.calls.close()
         self.control.close()
         if self.answers >= 0:
             os.close(self.answers)
             self.answers = -1
-        if self.replies >= 0:
-            os.close(self.replies)
-            self.replies = -1
+        self.replies.close()
         self.stacks.close()
 
 
@@ -178,7 +170,7 @@ def hand_over(control: socket.socket, board: Segment, *, with_logs: bool = False
         socket.send_fds(control, [b"\0"], sent)
         ours.pop_all()
     control.setblocking(False)
-    return ParentWires(control, calls, answers, StackReader(stacks), replies, logs)
+    return ParentWires(control, Outbox(calls), answers, StackReader(stacks), Outbox(replies), logs)
 
 
 def _pipe(reader: contextlib.ExitStack, writer: contextlib.ExitStack) -> tuple[int, int]:
