@@ -162,6 +162,9 @@ class Chooser:
         if nearest is None:
             return nbytes <= _INLINE_BYTES
         known, seconds = nearest
+        if nbytes <= _INLINE_BYTES and self._tries(operation, "inline", known) < _TRIES:
+            # The first calls are the slowest, and where it is not tried nothing more is learnt.
+            return seconds <= _HOPELESS * INLINE_SECONDS
         if nbytes <= _INLINE_BYTES and known < size:  # most of it may be what any call costs
             return seconds <= INLINE_SECONDS
         # What any call costs does not grow with its size.
