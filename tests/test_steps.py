@@ -111,6 +111,11 @@ async def run_plainly(pool: WorkerPool) -> None:
     assert await pool.run(jobs.add, 3, 4) == 7
 
 
+async def run_without_waiting(pool: WorkerPool) -> None:
+    """Make one that would rather not be made than wait for room."""
+    assert await pool.run_nowait(jobs.add, 3, 4) == 7
+
+
 async def run_without_looking(pool: WorkerPool) -> None:
     """Have a function interrupted."""
     assert await pool.run(jobs.sleep, 0.02) == "slept"
@@ -199,6 +204,7 @@ CALLS = [
     stream_all,
     stream_and_leave,
     run_plainly,
+    run_without_waiting,
     run_with_everything,
     run_there_and_back,
     execute_with_everything,
@@ -349,6 +355,7 @@ async def test_dumping_stacks(kind: Kind, sweep: Sweep) -> None:
 
 COLD_CALLS: list[Callable[[WorkerPool], Awaitable[object]]] = [
     run_plainly,
+    run_without_waiting,
     run_with_everything,
     run_there_and_back,
     execute_with_everything,
