@@ -194,6 +194,18 @@ def uninterruptible(path: str, result: str) -> None:
     time.sleep(60)
 
 
+def tidy_up(path: str, result: str) -> None:
+    """Be interrupted, and tidy up for longer than until the next signal."""
+    try:
+        touch(path)
+        time.sleep(60)
+    finally:
+        end = time.monotonic() + 0.3
+        while time.monotonic() < end:
+            time.sleep(0.01)
+        touch(result)
+
+
 def hold_gil(seconds: float) -> int:
     """Let nothing else of Python's run in this process meanwhile; return its id."""
     ctypes.PyDLL(None).usleep(int(seconds * 1e6))

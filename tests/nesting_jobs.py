@@ -117,8 +117,8 @@ def survive() -> tuple[str, int]:
 
 def leave_trace(path: str) -> None:
     """Leave a trace when it begins, and another when it ends."""
-    Path(path).with_suffix(".begun").touch()
     try:
+        Path(path).with_suffix(".begun").touch()
         while True:
             current_request().checkpoint()
             time.sleep(0.001)
@@ -128,8 +128,8 @@ def leave_trace(path: str) -> None:
 
 async def leave_trace_async(path: str) -> None:
     """Do the same as a task."""
-    Path(path).with_suffix(".begun").touch()
     try:
+        Path(path).with_suffix(".begun").touch()
         await trio.sleep_forever()
     finally:
         Path(path).with_suffix(".ended").touch()

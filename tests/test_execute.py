@@ -286,10 +286,16 @@ def test_the_harness_finds_a_broken_handler(
     monkeypatch: pytest.MonkeyPatch, function: Callable[..., object], kind: int, value: object
 ) -> None:
     """Without the rule that spares our own frames, some placement escapes."""
+
+    def place() -> Iterator[None]:
+        """Be a generator: what raises within a handler leaves the exception of that behind."""
+        yield test_the_signal_at_every_opcode(function, (), kind, value)
+
     monkeypatch.setattr(_execute, "OURS", frozenset())
     with pytest.raises(RequestInterrupt):
-        test_the_signal_at_every_opcode(function, (), kind, value)
+        next(place())
     set_process_request(None)
+    assert not _execute._is_cleaning_up(sys.exception())
 
 
 def test_a_word_that_was_set_before() -> None:
@@ -299,6 +305,49 @@ def test_a_word_that_was_set_before() -> None:
     assert executor.run(make_request(GENERATION), calls.append, (1,)) == (STOPPED, None)
     assert calls == []
     assert executor.interrupted is False
+
+
+def test_clean_up_is_not_interrupted() -> None:
+    """Not by the next signal either, nor in a handler of something else within it."""
+    trace: list[str] = []
+
+    def interrupted() -> None:
+        request._cells[CANCEL] = GENERATION
+        try:
+            signal.raise_signal(signal.SIGUSR1)
+        finally:
+            try:
+                raise LookupError
+            except LookupError:
+                signal.raise_signal(signal.SIGUSR1)
+            signal.raise_signal(signal.SIGUSR1)
+            trace.append("tidied up")
+
+    executor = Executor()
+    executor.install()
+    request = make_request()
+    assert executor.run(request, interrupted, ()) == (STOPPED, None)
+    assert trace == ["tidied up"]
+
+
+def test_what_swallows_it_is_interrupted_again() -> None:
+    """When its handler has ended."""
+    trace: list[str] = []
+
+    def swallow_and_go_on() -> None:
+        request._cells[CANCEL] = GENERATION
+        try:
+            signal.raise_signal(signal.SIGUSR1)
+        except BaseException:
+            trace.append("swallowed")
+        signal.raise_signal(signal.SIGUSR1)
+        trace.append("went on")
+
+    executor = Executor()
+    executor.install()
+    request = make_request()
+    assert executor.run(request, swallow_and_go_on, ()) == (STOPPED, None)
+    assert trace == ["swallowed"]
 
 
 def test_none_is_none() -> None:

@@ -293,6 +293,18 @@ async def test_a_critical_section_is_not_interrupted(pool: WorkerPool, tmp_path:
     assert caught.value.rung == "interrupt"
 
 
+async def test_clean_up_is_not_interrupted(pool: WorkerPool, tmp_path: Path) -> None:
+    """A `finally` has its grace, though the signal is sent again and again."""
+    begun, tidied = tmp_path / "begun", tmp_path / "tidied"
+    async with pool.open_request(jobs.tidy_up, str(begun), str(tidied)) as request:
+        await wait_for_file(begun)
+        request.cancel()
+        with pytest.raises(RequestCancelledError) as caught:
+            await request.result()
+    assert tidied.exists()
+    assert caught.value.rung == "interrupt"
+
+
 async def test_threads_left_behind_write_nowhere(pool: WorkerPool) -> None:
     """A thread that outlives its request cannot touch the next one's progress."""
     await pool.run(jobs.leave_a_thread)

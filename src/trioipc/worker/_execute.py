@@ -1,14 +1,17 @@
 """Run one function, so that an interrupt can end it and nothing else.
 
 A signal says only "look at your slot". The handler raises if a function is running (`armed`), if
-the cancel word names *this* request, and if the interrupted frame is none of ours. The last rule is
-what makes it free of races: it never raises between two lines of ours, so it may be sent as often
-as one likes, and a lock of ours is never left behind. A test places it at every opcode.
+the cancel word names *this* request, if the interrupted frame is none of ours, and if the function
+is not cleaning up after an interrupt already. The third rule is what makes it free of races: it
+never raises between two lines of ours, so it may be sent as often as one likes, and a lock of ours
+is never left behind. A test places it at every opcode. The fourth leaves a ``finally`` of the
+user's its whole ``grace``, though the signal is sent every 20 ms; what clean-up hangs is killed.
 """
 
 from __future__ import annotations
 
 import signal
+import sys
 from typing import TYPE_CHECKING, final
 
 from trioipc._errors import RequestInterrupt
@@ -26,6 +29,15 @@ if TYPE_CHECKING:
 def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     """Give a C function a frame of Python's, in which it can be interrupted."""
     return function(*arguments)
+
+
+def _is_cleaning_up(error: BaseException | None) -> bool:
+    """Say whether an interrupt is being handled, be it by a handler within another's."""
+    while error is not None:
+        if isinstance(error, RequestInterrupt):
+            return True
+        error = error.__context__
+    return False
 
 
 @final
@@ -53,6 +65,8 @@ class Executor:
         if request._cells[CANCEL] != request._generation:
             return
         if frame is not None and frame.f_code in OURS:
+            return
+        if _is_cleaning_up(sys.exception()):
             return
         self.interrupted = True
         raise RequestInterrupt
