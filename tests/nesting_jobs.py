@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -16,7 +17,9 @@ import trio
 from trioipc import RequestInterrupt, WorkerCrashedError, current_request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+    from trioipc import CurrentRequest
 
 
 def fib(n: int) -> int:
@@ -124,6 +127,34 @@ def leave_trace(path: str) -> None:
             time.sleep(0.001)
     finally:
         Path(path).with_suffix(".ended").touch()
+
+
+def linger(path: str) -> None:
+    """Leave the traces, but take time to end."""
+    try:
+        Path(path).with_suffix(".begun").touch()
+        while True:
+            current_request().checkpoint()
+            time.sleep(0.001)
+    finally:
+        time.sleep(0.3)
+        Path(path).with_suffix(".ended").touch()
+
+
+def stream_and_leave(path: str) -> Iterator[str]:
+    """Yield once, and end while a thread has asked for something."""
+    here = current_request()
+    thread = threading.Thread(target=_ask_in_vain, args=(here, path))
+    thread.start()
+    while not Path(path).with_suffix(".begun").exists():
+        here.checkpoint()
+        time.sleep(0.001)
+    yield "it has begun"
+
+
+def _ask_in_vain(here: CurrentRequest, path: str) -> None:
+    with contextlib.suppress(RequestInterrupt):
+        here.run_sync(linger, path)
 
 
 async def leave_trace_async(path: str) -> None:

@@ -319,6 +319,34 @@ async def test_other_causes(pool: WorkerPool, tmp_path: Path) -> None:
         assert path.with_suffix(".ended").exists()
 
 
+async def test_the_outcome_waits_for_what_was_asked_for(pool: WorkerPool, tmp_path: Path) -> None:
+    """Also for who asks when the function itself has ended already."""
+    path = tmp_path / "trace"
+    with trio.fail_after(60):
+        async with pool.open_request(nest.ask, nest.linger, str(path)) as request:
+            await wait_for_file(path.with_suffix(".begun"))
+            request.cancel("enough")
+            await wait_until(lambda: request._state == "ended")
+            assert not path.with_suffix(".ended").exists()
+            with pytest.raises(RequestCancelledError, match="enough"):
+                await request.result()
+            assert path.with_suffix(".ended").exists()
+
+
+async def test_the_end_of_a_stream_waits_for_what_was_asked_for(
+    pool: WorkerPool, tmp_path: Path
+) -> None:
+    """Though its generator has ended."""
+    path = tmp_path / "trace"
+    with trio.fail_after(60):
+        async with pool.stream(nest.stream_and_leave, str(path)) as items:
+            assert await anext(items) == "it has begun"
+            await wait_until(lambda: items._request._state == "ended")
+            assert not path.with_suffix(".ended").exists()
+            assert [item async for item in items] == []
+            assert path.with_suffix(".ended").exists()
+
+
 async def test_the_stubborn_are_killed_and_no_more(pool: WorkerPool, tmp_path: Path) -> None:
     """The one that asked has stopped by itself, and keeps its worker."""
     path = tmp_path / "trace"

@@ -260,7 +260,7 @@ class PoolRequest(Generic[T_co]):
         Cancellation: a checkpoint; the request goes on until its block is left.
         """
         await trio.lowlevel.checkpoint()
-        if self._state != "ended":
+        if not self._is_over():
             if self._over is None:
                 self._over = trio.Event()
             await self._over.wait()
@@ -324,8 +324,12 @@ class PoolRequest(Generic[T_co]):
         """Forget one that has ended; with the last, end as well if it is time."""
         assert self._children is not None
         del self._children[child]
-        if self._state == "ended" and not self._children:
+        if self._is_over():
             self._end()
+
+    def _is_over(self) -> bool:
+        """Say whether it has ended, and all that its function has asked for."""
+        return self._state == "ended" and not self._children
 
     def _ends_at(self) -> float:
         """Say when it ends at the latest, on Trio's clock, as far as is known."""

@@ -393,7 +393,7 @@ class WorkerPool:
             self._dispatcher.attend(request)
             if on_progress is not None:
                 failure = await self._report(request, on_progress)
-            if request._state != "ended" or request._children:
+            if not request._is_over():
                 request._waiter = current_task()
                 await wait_task_rescheduled(request._abort)
             if nursery.child_tasks:  # its arguments were being copied when it was cancelled

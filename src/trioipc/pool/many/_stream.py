@@ -209,6 +209,8 @@ class Stream(Generic[T]):
             await self._turn()
         try:
             item = self._take()
+            if item is NOTHING:
+                item = self._peek()
             if item is NOTHING or type(item) is Landing:
                 item = await self._wait_for(item)
         except (PayloadError, RemoteProtocolError) as error:
@@ -245,8 +247,6 @@ class Stream(Generic[T]):
             raise trio.BusyResourceError("another task is iterating over this stream")
         self._waiting = True
         try:
-            if item is NOTHING and self._request._state == "sent":
-                item = self._peek()
             if item is NOTHING:
                 await checkpoint()
                 item = self._take()
@@ -263,6 +263,8 @@ class Stream(Generic[T]):
         if self._lesson:
             self._lesson -= 1
             return NOTHING
+        if self._waiting or self._request._state != "sent":
+            return NOTHING
         end = perf_counter() + _PEEK
         while perf_counter() < end:
             os.sched_yield()
@@ -276,7 +278,7 @@ class Stream(Generic[T]):
         """Raise how the stream ended, where there is nothing to be taken."""
         if self._closed:
             raise trio.ClosedResourceError("the block of this stream was left")
-        if not self._finished and self._request._state == "ended":
+        if not self._finished and self._request._is_over():
             await self._finish()
         if self._finished:
             raise StopAsyncIteration
