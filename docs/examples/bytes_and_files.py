@@ -1,4 +1,4 @@
-"""Have a bridge seal, cut, recognise and pack what is in memory, and write what is to stay."""
+"""Have a bridge seal, cut and recognise what is in memory, and write what is to stay."""
 
 import os
 import tempfile
