@@ -20,10 +20,6 @@ from typing import TYPE_CHECKING
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-import trioipc
-import trioipc.opentelemetry
-import trioipc.testing
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -158,13 +154,19 @@ def test_compress_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     [
+        "answers.py",
+        "bytes_and_files.py",
         "cancel.py",
         "crashes.py",
+        "errors.py",
         "lifespan.py",
         "map_items.py",
         "nesting.py",
         "scheduling.py",
+        "shared_state.py",
+        "shortest.py",
         "size_a_pool.py",
+        "watch_a_request.py",
     ],
 )
 def test_as_its_page_shows(name: str) -> None:
@@ -305,26 +307,18 @@ def test_the_command_line(tmp_path: Path) -> None:
         assert done.stdout == expected, command
 
 
-def test_everything_public_is_in_the_reference() -> None:
-    """Each name of the package, and each number of its small modules."""
-    text = (ROOT / "docs" / "reference.md").read_text()
-    listed = {name.rpartition(".")[2] for name in re.findall(r":: ([\w.]+)", text)}
-    public = {*trioipc.__all__, *trioipc.testing.__all__, *trioipc.opentelemetry.__all__}
-    assert public - {"__version__"} <= listed
-    units = {"MiB": 1 << 20, "s": 1}
-    for module in (trioipc.chunks, trioipc.timeouts):
-        for name, value in vars(module).items():
-            if name.isupper():
-                found = re.search(rf":: {name}\n\s+:value: (\d+) (\w+)\n", text)
-                assert found is not None, name
-                assert int(found[1]) * units[found[2]] == value
-
-
 def test_every_example_is_run() -> None:
     """None is without its test, but for modules that others load."""
     text = Path(__file__).read_text()
     names = {path.name for path in EXAMPLES.glob("*.py")} - {"greeter.py", "telemetry.py"}
     assert [name for name in names if f'"{name}"' not in text] == []
+
+
+@pytest.mark.parametrize("page", PAGES[1:], ids=lambda page: page.name)
+def test_all_code_is_in_files(page: Path) -> None:
+    """Pages include programs, which are run; what they hold is commands and what comes of them."""
+    languages = re.findall(r"^ *(?:`{3,}|~{3,}|:{3,})([a-z]+)", page.read_text(), re.MULTILINE)
+    assert {*languages} <= {"console", "sh"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

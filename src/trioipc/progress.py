@@ -33,6 +33,9 @@ if TYPE_CHECKING:
             """Say by how much it has moved."""
 
 
+__all__ = ["rich_task", "tqdm_bar"]
+
+
 def rich_task(progress: RichProgress, description: str) -> Callable[[Progress], None]:
     """Add a task to the bars of rich, and return the ``on_progress`` that moves it.
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import Literal
 
+__all__ = ["pool_size"]
+
 
 def usable_cores() -> int:
     """Say how many cores this process may use: its affinity, capped by its cgroup's quota."""
