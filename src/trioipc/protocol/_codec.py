@@ -21,6 +21,7 @@ from trioipc._errors import PayloadError, RemoteProtocolError
 from trioipc.memory._ring import RingSpace
 from trioipc.memory._secret import Secret
 from trioipc.memory._travel import carrying, receiving
+from trioipc.protocol._pickling import dumps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Sequence
@@ -178,7 +179,10 @@ def places_that_fit(room: int) -> int:
 
 
 def encode(
-    value: object, pickle_limit: int = PICKLE_LIMIT, places_limit: int = PLACES_LIMIT
+    value: object,
+    pickle_limit: int = PICKLE_LIMIT,
+    places_limit: int = PLACES_LIMIT,
+    dumps: Callable[..., bytes] = dumps,
 ) -> Encoded:
     """Pickle ``value``; what `lift` has marked, and big pickle-5 buffers, stay out of the body.
 
@@ -186,6 +190,7 @@ def encode(
       value: Anything.
       pickle_limit: A longer pickle travels beside the frame as well, in bytes.
       places_limit: How many buffers do so at most; more stay in the pickle.
+      dumps: What pickles.
 
     Raises:
       Exception: whatever pickling it raises.
@@ -209,7 +214,7 @@ def encode(
 
     carried: Carried = {}
     with carrying(carried):
-        body = pickle.dumps(value, 5, buffer_callback=keep_inside)
+        body = dumps(value, 5, keep_inside)
     parcels = [*carried.values()]
     if len(parcels) > PARCELS_LIMIT:
         raise ValueError(

@@ -6,8 +6,6 @@ import pickle
 import traceback
 from typing import TYPE_CHECKING
 
-from tblib.pickling_support import install as install_traceback_pickling
-
 from trioipc.protocol._codec import (
     ERROR,
     EXIT,
@@ -19,6 +17,7 @@ from trioipc.protocol._codec import (
     lift,
     payload_error,
 )
+from trioipc.protocol._pickling import dumps_with_tracebacks
 
 if TYPE_CHECKING:
     from types import CoroutineType, TracebackType
@@ -87,11 +86,9 @@ def _encode_exception(error: Exception) -> tuple[int, Encoded]:
         _leave_out_the_middle(error, entries)
     for _ in range(2):
         try:
-            install_traceback_pickling(error)
-            pickled = pickle.dumps(error, 5)
-            # One whose __init__ wants other arguments only fails on the way back. Better here.
-            pickle.loads(pickled)
-            return ERROR, encode(error)
+            # One whose __reduce__ gives it other arguments only fails on the way back. Better here.
+            pickle.loads(dumps_with_tracebacks(error))
+            return ERROR, encode(error, dumps=dumps_with_tracebacks)
         except BaseException as reason:
             lost = payload_error(f"an exception of {_type_name(error)}", reason)
             text = text or _text_of(error)

@@ -30,6 +30,7 @@ from trioipc.memory._board import (
     clear_text,
 )
 from trioipc.memory._travel import carrying
+from trioipc.protocol._pickling import dumps
 from trioipc.worker.request import current_request
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ class SharedLog:
         if (kind is bytes or kind is bytearray) and len(result) > self._room:
             raise ValueError("it is too large")
         with self._carrying:
-            pickled = pickle.dumps(result, _PROTOCOL)
+            pickled = dumps(result, _PROTOCOL)
         if self._carried:
             self._carried.clear()
             raise ValueError("shared state travels beside a frame")

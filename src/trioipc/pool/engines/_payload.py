@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 import io
-import pickle
 from typing import TYPE_CHECKING, final
 
 import trio
@@ -31,6 +30,7 @@ from trioipc.protocol._codec import (
     lift,
     payload_error,
 )
+from trioipc.protocol._pickling import dumps
 from trioipc.protocol._plain import decode_plain
 
 if TYPE_CHECKING:
@@ -405,7 +405,7 @@ def pickled_function(function: Callable[..., Any]) -> bytes:
       PayloadError: if it cannot be.
     """
     try:
-        return pickle.dumps(function, 5)
+        return dumps(function)
     except (Exception, SystemExit) as error:
         raise cannot_pickle(function, (), error) from error
 
