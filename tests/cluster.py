@@ -8,12 +8,29 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from attrs import define, field
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 _HERE = Path(__file__).parent
+
+
+# Dask's own clusters let a worker go for good that is away 15 s after one of its name was lost, be
+# it because it was killed again and is just being restarted. Here they are killed often.
+_SETTINGS = {"DASK_DISTRIBUTED__DEPLOY__LOST_WORKER_TIMEOUT": "1h"}
+
+
+@contextmanager
+def settings() -> Iterator[dict[str, str]]:
+    """Yield the environment of what is to find the modules of the tests, and to leave nothing."""
+    path = os.pathsep.join(filter(None, [str(_HERE), os.environ.get("PYTHONPATH")]))
+    with TemporaryDirectory(prefix="tipc-dask-", ignore_cleanup_errors=True) as folder:
+        mine = {"PYTHONPATH": path, "DASK_TEMPORARY_DIRECTORY": folder}
+        yield {**os.environ, **_SETTINGS, **mine}
 
 
 @contextmanager
@@ -25,54 +42,65 @@ def cluster(workers: int = 2, threads: int = 1, *tls: str) -> Iterator[str]:
       threads: Of each.
       *tls: Files: the certificate of an authority, one for all parts, and its key.
     """
-    path = os.pathsep.join(filter(None, [str(_HERE), os.environ.get("PYTHONPATH")]))
-    process = subprocess.Popen(
-        [sys.executable, __file__, str(workers), str(threads), *tls],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": path},
-        text=True,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        yield process.stdout.readline().strip()
-    finally:
-        process.stdin.close()
-        process.wait(30)
-        process.stdout.close()
+    with settings() as environment:
+        process = subprocess.Popen(
+            [sys.executable, __file__, str(workers), str(threads), *tls],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+            text=True,
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.stdin.close()
+            process.wait(30)
+            process.stdout.close()
+
+
+@define
+class Apart:
+    """A scheduler, and workers without nannies, in processes that can be killed one by one."""
+
+    _environment: dict[str, str]
+    address: str = field(factory=lambda: f"tcp://127.0.0.1:{free_port()}")
+    processes: list[subprocess.Popen[bytes]] = field(factory=list)
+
+    def start(self, part: str, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start a program of Dask's."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", f"distributed.cli.dask_{part}", *arguments, "--no-dashboard"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=self._environment,
+        )
+        self.processes.append(process)
+        return process
+
+    def start_scheduler(self) -> subprocess.Popen[bytes]:
+        """Start the scheduler."""
+        return self.start("scheduler", "--host", self.address)
+
+    def start_worker(self, threads: int = 1, name: str = "one") -> subprocess.Popen[bytes]:
+        """Start a worker."""
+        options = ("--nthreads", str(threads), "--name", name, "--no-nanny")
+        return self.start("worker", self.address, *options)
 
 
 @contextmanager
-def scheduler_apart() -> Iterator[tuple[str, Callable[[], None]]]:
-    """Have a scheduler that can be killed, and a worker with four threads in another process.
-
-    Yields:
-      The scheduler's address, and what kills it.
-    """
-    address = f"tcp://127.0.0.1:{free_port()}"
-    path = os.pathsep.join(filter(None, [str(_HERE), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, "PYTHONPATH": path}
-    parts = [
-        ["scheduler", "--host", address, "--no-dashboard"],
-        ["worker", address, "--nthreads", "4", "--no-dashboard", "--no-nanny"],
-    ]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", f"distributed.cli.dask_{name}", *arguments],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env=environment,
-        )
-        for name, *arguments in parts
-    ]
-    try:
-        yield address, processes[0].kill
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+def apart() -> Iterator[Apart]:
+    """Have a cluster of processes of one's own; it has none yet."""
+    with settings() as environment:
+        parts = Apart(environment)
+        try:
+            yield parts
+        finally:
+            for process in parts.processes:
+                process.kill()
+                process.wait()
 
 
 def free_port() -> int:

@@ -17,7 +17,7 @@ from distributed import Client
 
 import cluster_jobs
 import jobs
-from cluster import cluster, scheduler_apart
+from cluster import apart, cluster
 from helpers import wait_until
 from trioipc import (
     PayloadError,
@@ -259,18 +259,115 @@ async def test_a_lost_scheduler() -> None:
         except (WorkerStartError, WorkerCrashedError) as error:
             errors.append(error)
 
-    with scheduler_apart() as (address, kill_scheduler):
-        async with open_worker_pool(4, engine=DaskEngine(address), grace=0.1) as pool:
+    with apart() as parts:
+        scheduler = parts.start_scheduler()
+        parts.start_worker(threads=4)
+        async with open_worker_pool(4, engine=DaskEngine(parts.address), grace=0.1) as pool:
             async with trio.open_nursery() as nursery:
                 for idempotent in (False, True, False):
                     nursery.start_soon(ask, pool, idempotent)
                 await wait_until(lambda: sum(w.state == "busy" for w in pool.workers) == 3)
                 await trio.sleep(0.3)
-                kill_scheduler()
+                scheduler.kill()
             assert len(errors) == 3
             assert all("scheduler" in str(error) for error in errors)
             with pytest.raises(WorkerStartError, match="scheduler"):
                 await pool.run(jobs.echo, 1)
+
+
+async def test_no_worker_comes() -> None:
+    """What waits is told so, once it has waited as long as a start may take; one may come later."""
+    with apart() as parts:
+        parts.start_scheduler()
+        engine = DaskEngine(parts.address)
+        async with open_worker_pool(engine=engine, start_timeout=4.0) as pool:
+            failed = []
+
+            async def ask() -> None:
+                with pytest.raises(WorkerStartError, match="has had no worker for this pool"):
+                    await pool.run(jobs.echo, 1)
+                failed.append(True)
+
+            with trio.fail_after(30):
+                async with trio.open_nursery() as nursery:
+                    for _ in range(9):  # more than can be with the cluster
+                        nursery.start_soon(ask)
+            assert len(failed) == 9
+            parts.start_worker()
+            await _until_it_runs(pool)
+
+
+async def _until_it_runs(pool: WorkerPool) -> None:
+    """Try until there is a worker."""
+    with trio.fail_after(30):
+        while True:
+            try:
+                assert await pool.run(jobs.echo, 1) == 1
+            except WorkerStartError:
+                await trio.sleep(0.05)
+            else:
+                return
+
+
+async def test_the_last_worker_is_lost(tmp_path: Path) -> None:
+    """What it had begun has crashed; what waited for it waits, and then is told."""
+    with apart() as parts:
+        parts.start_scheduler()
+        worker = parts.start_worker()
+        errors: list[BaseException] = []
+
+        async def ask() -> None:
+            with pytest.raises((WorkerCrashedError, WorkerStartError)) as caught:
+                await pool.run(cluster_jobs.wait_for, str(tmp_path / "never"))
+            errors.append(caught.value)
+
+        engine = DaskEngine(parts.address)
+        async with open_worker_pool(3, engine=engine, start_timeout=5.0) as pool:
+            await pool.run(jobs.echo, 1)
+            with trio.fail_after(40):
+                async with trio.open_nursery() as nursery:
+                    for _ in range(4):
+                        nursery.start_soon(ask)
+                    await wait_until(lambda: sum(_begun(pool)) == 1)
+                    worker.kill()
+        assert sorted(type(error).__name__ for error in errors) == [
+            "WorkerCrashedError",
+            *["WorkerStartError"] * 3,
+        ]
+
+
+async def test_a_worker_comes_back_under_another_address(tmp_path: Path) -> None:
+    """Dask would have what was sent to it by its name wait for the old one, for ever."""
+    go = tmp_path / "go"
+    with apart() as parts:
+        parts.start_scheduler()
+        worker = parts.start_worker(name="alice")
+        engine = DaskEngine(parts.address, workers=["alice"])
+        async with open_worker_pool(2, engine=engine) as pool:
+            await _until_it_runs(pool)
+            got: list[int] = []
+
+            async def ask() -> None:
+                got.append(await pool.run(cluster_jobs.wait_for, str(go), idempotent=True))
+
+            with trio.fail_after(40):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(ask)
+                    nursery.start_soon(ask)
+                    await wait_until(lambda: sum(_begun(pool)) == 1)
+                    await trio.sleep(0.2)  # so that the other one is there, too
+                    worker.kill()
+                    again = parts.start_worker(name="alice")
+                    go.touch()
+        assert got == [again.pid] * 2
+
+
+def _begun(pool: WorkerPool) -> list[bool]:
+    return [
+        worker.endpoint.look(request._slot, request._generation).started
+        for worker in pool._dispatcher.team.workers
+        for request in worker.held.values()
+    ]
 
 
 async def test_no_cluster() -> None:

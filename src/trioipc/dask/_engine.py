@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import math
 import uuid
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import distributed.comm
 import trio
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from trioipc.pool._endpoint import Call, Endpoint
     from trioipc.pool.engines._engines import Plan
     from trioipc.pool.engines._inlet import Inlet
+
+T = TypeVar("T")
 
 # For each thread of the cluster: one request runs there while the next is on its way.
 _LANES_PER_THREAD = 2
@@ -69,8 +71,10 @@ class ClusterEngine(Engine):
         self._client: Client | None = None
         # Why there will never be a worker again.
         self._lost: str | None = None
+        # Whether there was none for as long as anybody waits.
+        self._is_deserted = False
         self._operations: tuple[tuple[str, str, bool], ...] = ()
-        self._survey: dict[str, int] = {}
+        self._has_nannies = True
         # Those that live.
         self.lanes: dict[Lane, None] = {}
         self.link: Link
@@ -89,7 +93,7 @@ class ClusterEngine(Engine):
     @property
     def has_nannies(self) -> bool:
         """Whether every worker that there was at the beginning can be killed and started anew."""
-        return not self._survey.get("orphans")
+        return self._has_nannies
 
     async def connect(self) -> None:
         """Be connected to the scheduler.
@@ -100,24 +104,36 @@ class ClusterEngine(Engine):
         async with self._lock:
             if self._lost is None and self._client is None:
                 await self._connect()
+            if self._lost is None and self._is_deserted:
+                self._is_deserted = await in_thread(self.link.is_deserted)
         if self._lost is not None:
             raise WorkerStartError(self._lost)
+        if self._is_deserted:
+            raise WorkerStartError(self._desertion())
+
+    def _desertion(self) -> str:
+        seconds = self._plan.start_timeout
+        return f"the Dask cluster has had no worker for this pool for {seconds} s (start_timeout)"
 
     async def _connect(self) -> None:
         self.token = trio.lowlevel.current_trio_token()
         attempt = _Attempt(self._options, self._plan)
+        timeout = self._plan.start_timeout
         try:
-            self._client = await attempt.make()
+            with trio.fail_after(timeout):
+                self._client = await attempt.make()
         except WorkerStartError:  # a module could not be loaded
             raise
+        except trio.TooSlowError:
+            raise WorkerStartError(f"no connection to a Dask cluster within {timeout} s") from None
         except Exception as error:
             text = f"no connection to a Dask cluster: {type(error).__name__}: {error}"
             raise WorkerStartError(text) from error
-        self._operations, self._survey = attempt.operations, attempt.survey
-        self.natural_size = max(_LEAST_LANES, _LANES_PER_THREAD * self._survey["threads"])
-        terms = {"workers": self._options.workers, "resources": self._options.resources}
-        given = {name: value for name, value in terms.items() if value is not None}
-        self.link = Link(self._client, self._topic, given, self._options.priority)
+        self._operations, self._has_nannies = attempt.operations, attempt.has_nannies
+        self.natural_size = max(_LEAST_LANES, _LANES_PER_THREAD * attempt.threads)
+        given = {name: value for name, value in attempt.terms.items() if value is not None}
+        base = self._options.priority
+        self.link = Link(self._client, self._topic, given, base, timeout, self._desert_soon)
 
     def look(self) -> None:
         """End all lanes if the scheduler is lost."""
@@ -128,11 +144,23 @@ class ClusterEngine(Engine):
                 lane.lose(what)
 
     async def tend(self) -> None:
-        """Look whether the scheduler is still there, until cancelled."""
+        """Look whether the scheduler and workers are still there, until cancelled."""
         while True:
             await trio.sleep(_LOOK_SECONDS)
             if self._client is not None:
                 self.look()
+                self.link.seek()
+
+    def _desert_soon(self, keys: list[str]) -> None:
+        with contextlib.suppress(trio.RunFinishedError):
+            self.token.run_sync_soon(self._desert, frozenset(keys))
+
+    def _desert(self, keys: frozenset[str]) -> None:
+        """End all lanes but those of which there is still something to be heard."""
+        self._is_deserted = True
+        for lane in [*self.lanes]:
+            if lane.waits_for() in keys or lane.waits_for() is None:
+                lane.lose(self._desertion())
 
     async def close(self) -> None:
         """Let go of the cluster."""
@@ -196,6 +224,16 @@ class ClusterEngine(Engine):
         return self._operations
 
 
+async def in_thread(function: Callable[[], T]) -> T:
+    """Call what blocks in a thread of its own: those of the application may all wait for this pool.
+
+    If cancelled, it is left to itself.
+    """
+    return await trio.to_thread.run_sync(
+        function, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1)
+    )
+
+
 async def _probe(address: str, timeout: float, security: Security | None) -> None:
     """Find out whether somebody can be connected to."""
     known: Any = security or _Security()
@@ -218,15 +256,14 @@ class _Attempt:
         self._plan = plan
         self._is_wanted = True
         self.operations: tuple[tuple[str, str, bool], ...] = ()
-        self.survey: dict[str, int] = {}
+        self.terms = {"workers": options.workers, "resources": options.resources}
+        self.threads = 0
+        self.has_nannies = True
 
     async def make(self) -> Client:
         """Connect; if cancelled, at some time nothing is left of it."""
         try:
-            # A thread of its own: those of the application may all be waiting for this pool.
-            client: Client = await trio.to_thread.run_sync(
-                self._make, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1)
-            )
+            client: Client = await in_thread(self._make)
             return client
         except trio.Cancelled:
             self._is_wanted = False
@@ -258,6 +295,17 @@ class _Attempt:
     def _set_up(self, client: Any) -> None:
         """Bring the register; have modules loaded where there are workers already."""
         client.register_plugin(Register(), name=NAME)
-        self.survey = client.sync(client.scheduler.trioipc_survey)
-        found = client.run(_cluster.prepare, self._plan.modules, workers=self._options.workers)
-        self.operations = next(iter(found.values()), ())
+        there, self.has_nannies = client.sync(client.scheduler.trioipc_survey, **self.terms)
+        self.threads = sum(there.values())
+        if there:
+            self._prepare(client, [*there])
+
+    def _prepare(self, client: Any, workers: list[str]) -> None:
+        found = client.run(
+            _cluster.prepare, self._plan.modules, workers=workers, on_error="return"
+        ).values()
+        for answer in found:
+            # One that is dying as it is asked is nobody's mistake.
+            if isinstance(answer, BaseException) and not isinstance(answer, OSError):
+                raise answer
+        self.operations = next((answer for answer in found if isinstance(answer, tuple)), ())

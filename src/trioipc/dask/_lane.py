@@ -125,6 +125,11 @@ class Lane(Endpoint):
             self._errand.lose()
         self._die(Death(error=WorkerError(what)))
 
+    def waits_for(self) -> str | None:
+        """Return the key of the task that it waits for, if it waits for one."""
+        errand = self._errand
+        return None if errand is None or errand.is_over else errand.key
+
     def cancel(self, slot: int, generation: int, reason: str | None) -> None:
         """Set the cancel word."""
         self._word = generation

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 # where the host cannot be reached. Out of the air.
 KILL_SECONDS = 5.0
 
+# How long the scheduler may take to answer somebody who blocks a thread for that.
+ANSWER_SECONDS = 2.0
+
 _SIGKILL = -9
 
 _RELEASE_SECONDS = 0.02
@@ -111,14 +114,29 @@ class Link:
       topic: For events of this pool.
       terms: How tasks are submitted.
       base: The priority of those that are neither high nor low.
+      patience: How many seconds they wait where there is no worker for them.
+      deserted: Called, in Dask's thread, with the keys of all that have waited as long, and have
+        been taken back.
     """
 
     # The client is of `distributed.Client`; few of its methods have types.
-    def __init__(self, client: Any, topic: str, terms: dict[str, Any], base: int) -> None:
+    def __init__(
+        self,
+        client: Any,
+        topic: str,
+        terms: dict[str, Any],
+        base: int,
+        patience: float,
+        deserted: Callable[[list[str]], None],
+    ) -> None:
         self._client = client
         self._topic = topic
         self._terms = terms
         self._base = base
+        self._patience = patience
+        self._deserted = deserted
+        # Since when there has been no worker, as far as anybody has looked.
+        self._alone_since: float | None = None
         self._address: str = self._client.scheduler.address
         # Another one means that the scheduler was lost in between, and all that it knew.
         self._comm = self._client.scheduler_comm
@@ -137,6 +155,18 @@ class Link:
             return None
         return f"the connection to Dask's scheduler at {self._address} was lost"
 
+    def is_deserted(self) -> bool:
+        """Ask whether there is no worker for what is sent; blocks."""
+        try:
+            there, _ = self._client.sync(self._ask, [], callback_timeout=ANSWER_SECONDS)
+        except OSError:
+            return True
+        return not there
+
+    def seek(self) -> None:
+        """Look whether there are workers for what waits."""
+        self._soon(self._seek)
+
     def send(self, errand: Errand) -> None:
         """Have a call run."""
         self._soon(self._carry, errand)
@@ -153,7 +183,8 @@ class Link:
         """Hear no more; blocks."""
         if self.failure() is None:
             self._client.unsubscribe_topic(self._topic)
-            self._client.sync(self._client.scheduler.trioipc_forget, topic=self._topic)
+            forget = self._client.scheduler.trioipc_forget
+            self._client.sync(forget, topic=self._topic, callback_timeout=ANSWER_SECONDS)
 
     def _soon(self, function: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:
         self._client.loop.add_callback(self._start, function, *args)
@@ -167,6 +198,10 @@ class Link:
 
     async def _carry(self, errand: Errand) -> None:
         """Be there for a task, from its beginning to its end."""
+        failure = self.failure()
+        if failure is not None:
+            errand.tell(errand, Death(error=WorkerError(failure)))
+            return
         try:
             errand.future = self._submit(errand)
         except Exception as error:  # a warning that is an error, say
@@ -189,9 +224,6 @@ class Link:
             errand.future = None
 
     def _submit(self, errand: Errand) -> Future[Any]:
-        failure = self.failure()
-        if failure is not None:
-            raise WorkerError(failure)
         future: Future[Any] = self._client.submit(
             _cluster.run,
             errand.parcel,
@@ -263,6 +295,45 @@ class Link:
             errand.tell(errand, ClusterAnswer(SKIPPED, None))
             await self._forget(errand)
         return worker
+
+    async def _ask(self, keys: list[str], *, may_wait: bool = True) -> tuple[bool, list[str]]:
+        """Ask the register whether there are workers, and what it has taken back."""
+        names, resources = self._terms.get("workers"), self._terms.get("resources")
+        there, keys = await self._client.scheduler.trioipc_seek(
+            keys=keys, workers=names, resources=resources, may_wait=may_wait
+        )
+        return there, keys
+
+    async def _seek(self) -> None:
+        """Take back what waits for workers that are gone."""
+        keys = [key for key, errand in self._errands.items() if not errand.has_begun]
+        if not keys:
+            self._alone_since = None
+            return
+        now = time.monotonic()
+        is_over = self._alone_since is not None and now - self._alone_since >= self._patience
+        try:
+            there, withdrawn = await self._ask(keys, may_wait=not is_over)
+        except OSError:  # the scheduler is gone, and that is noticed
+            return
+        if there:
+            self._alone_since = None
+            self._send_back(withdrawn)
+        elif self._alone_since is None:
+            self._alone_since = now
+        elif is_over:
+            self._deserted(withdrawn)
+            self._alone_since = None
+        for key in withdrawn:
+            if key in self._errands:
+                await self._forget(self._errands[key])
+
+    def _send_back(self, keys: list[str]) -> None:
+        """Have others go in the place of what was sent to an address where nobody is any more."""
+        for key in keys:
+            if key in self._errands:
+                errand = self._errands[key]
+                errand.tell(errand, Death(error=WorkerError("its worker left the cluster")))
 
     async def _cancel(self, errand: Errand, reason: str | None) -> None:
         with contextlib.suppress(OSError):  # the scheduler is gone, and that is noticed

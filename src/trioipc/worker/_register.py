@@ -8,6 +8,7 @@ Rules:
 - A worker that runs a task has its leave first, and there is one for each task.
 - A task that was withdrawn is never begun; one that was begun says where.
 - When a worker leaves the cluster, however that happens, who waits for what it had begun is told.
+- What no worker can take is said to who asks, and withdrawn in the same step.
 
 The scheduler is one thread, and so each of these is one step.
 """
@@ -21,7 +22,7 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 if TYPE_CHECKING:
     from typing import Any
 
-    from distributed.scheduler import Scheduler
+    from distributed.scheduler import Scheduler, WorkerState
 
 # Under which the scheduler knows it.
 NAME = "trioipc"
@@ -52,6 +53,7 @@ class Register(SchedulerPlugin):
         self._scheduler = scheduler
         scheduler.handlers["trioipc_begin"] = self.begin
         scheduler.handlers["trioipc_withdraw"] = self.withdraw
+        scheduler.handlers["trioipc_seek"] = self.seek
         scheduler.handlers["trioipc_survey"] = self.survey
         scheduler.handlers["trioipc_forget"] = self.forget
 
@@ -79,14 +81,58 @@ class Register(SchedulerPlugin):
         if key not in self._scheduler.tasks:
             self._begun.pop(key, None)
 
-    def survey(self) -> dict[str, int]:
-        """Count the threads and the workers, and those of them that have no nanny."""
-        workers = self._scheduler.workers.values()
-        return {
-            "threads": sum(worker.nthreads for worker in workers),
-            "workers": len(workers),
-            "orphans": sum(not worker.nanny for worker in workers),
-        }
+    def seek(
+        self,
+        keys: list[str],
+        workers: list[str] | None,
+        resources: dict[str, float] | None,
+        *,
+        may_wait: bool,
+    ) -> tuple[bool, list[str]]:
+        """Withdraw those tasks that wait for a worker that will not come.
+
+        Args:
+          keys: Of tasks that have not begun, as far as who asks knows.
+          workers: Names or addresses of those that may run them; None for any.
+          resources: What each takes of a worker's.
+          may_wait: Whether to leave them as they are if there is no such worker.
+
+        Returns:
+          Whether there is such a worker; and which tasks were withdrawn: all, if there is none; or
+          those that were for one by an address that it has no more.
+        """
+        there = self._those(workers, resources)
+        if there:
+            # While they are paused, for want of memory, all tasks look like that.
+            may_run = not self._scheduler.running.isdisjoint(there)
+            left = [key for key in keys if may_run and self._is_unrunnable(key)]
+        else:
+            left = [] if may_wait else keys
+        return bool(there), [key for key in left if self.withdraw(key) is None]
+
+    def _is_unrunnable(self, key: str) -> bool:
+        task = self._scheduler.tasks.get(key)
+        return task is not None and task.state == "no-worker"
+
+    def survey(
+        self, workers: list[str] | None, resources: dict[str, float] | None
+    ) -> tuple[dict[str, int], bool]:
+        """Say which workers may run tasks, and whether each of them can be killed and started anew.
+
+        Args:
+          workers: As of `seek`.
+          resources: Likewise.
+
+        Returns:
+          The threads of each, by addresses; and whether all have nannies.
+        """
+        there = self._those(workers, resources)
+        return {w.address: w.nthreads for w in there}, all(w.nanny for w in there)
+
+    def _those(
+        self, workers: list[str] | None, resources: dict[str, float] | None
+    ) -> list[WorkerState]:
+        return [w for w in self._scheduler.workers.values() if _suits(w, workers, resources)]
 
     def forget(self, topic: str) -> None:
         """Keep no events of a pool that is closed."""
@@ -106,3 +152,13 @@ class Register(SchedulerPlugin):
         for key, entry in self._begun.items():
             if entry is not None and entry[0] == worker:
                 scheduler.log_event(entry[1], {"lost": key, "worker": worker})
+
+
+def _suits(
+    worker: WorkerState, names: list[str] | None, resources: dict[str, float] | None
+) -> bool:
+    """Say whether a worker may run what is submitted with such restrictions."""
+    if names is not None and {worker.name, worker.address, worker.host}.isdisjoint(names):
+        return False
+    has = worker.resources
+    return all(has.get(name, 0.0) >= least for name, least in (resources or {}).items())
