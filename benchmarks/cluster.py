@@ -34,10 +34,19 @@ _KILLS_APART = 1.0
 # No module of ours, which would keep from Dask what it needs: see `benchmarks`.
 _CLUSTER = f"""
 import sys
+import tempfile
+import dask
 from distributed import LocalCluster
 
-with LocalCluster(
-    n_workers={WORKERS}, threads_per_worker=1, dashboard_address=":0", silence_logs=50
+# Else workers that are being restarted are let go for good, 15 s after they were killed before.
+dask.config.set({{"distributed.deploy.lost-worker-timeout": "1h"}})
+
+with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, LocalCluster(
+    n_workers={WORKERS},
+    threads_per_worker=1,
+    dashboard_address=":0",
+    silence_logs=50,
+    local_directory=folder,
 ) as local:
     print(local.scheduler_address, flush=True)
     sys.stdin.read()

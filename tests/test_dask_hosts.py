@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
@@ -20,12 +19,14 @@ import trio
 
 import cluster_jobs
 import jobs
+from cluster import settings
 from helpers import wait_until
 from trioipc import WorkerCrashedError, open_worker_pool
 from trioipc.dask import DaskEngine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +34,7 @@ pytestmark = pytest.mark.slow
 _NETWORK = "198.18.77"
 _BRIDGE = "tipc-bridge"
 # A host that does not answer is missed after this, which is the least that Dask takes.
-_SETTINGS = {"DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "12s"}
+_MISSED = {"DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "12s"}
 
 
 def ip(*arguments: str) -> None:
@@ -45,6 +46,7 @@ def ip(*arguments: str) -> None:
 class Hosts:
     """Namespaces with a process in each."""
 
+    environment: dict[str, str]
     processes: dict[str, subprocess.Popen[bytes]] = attrs.field(factory=dict)
 
     def add(self, name: str, *command: str) -> None:
@@ -59,12 +61,11 @@ class Hosts:
             ("link", "set", "lo", "up"),
         ):
             ip("-n", f"tipc-{name}", *setting)
-        path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
         self.processes[name] = subprocess.Popen(
             ["ip", "netns", "exec", f"tipc-{name}", sys.executable, "-m", *command],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, **_SETTINGS, "PYTHONPATH": path.rstrip(os.pathsep)},
+            env=self.environment,
             start_new_session=True,
         )
 
@@ -106,19 +107,20 @@ def hosts() -> Iterator[Hosts]:
         ip("link", "add", _BRIDGE, "type", "bridge")
     except subprocess.CalledProcessError as error:
         pytest.skip(f"no network can be made here: {error.stderr.decode().strip()}")
-    hosts = Hosts()
-    try:
-        ip("addr", "add", f"{_NETWORK}.1/24", "dev", _BRIDGE)
-        ip("link", "set", _BRIDGE, "up")
-        program = "distributed.cli.dask_scheduler"
-        hosts.add("scheduler", program, "--host", f"{_NETWORK}.2", "--no-dashboard")
-        for name in ("first", "second", "third"):
-            address = f"tcp://{_NETWORK}.2:8786"
-            options = ("--nthreads", "1", "--no-dashboard")
-            hosts.add(name, "distributed.cli.dask_worker", address, *options)
-        yield hosts
-    finally:
-        hosts.close()
+    with settings() as environment:
+        hosts = Hosts(environment | _MISSED)
+        try:
+            ip("addr", "add", f"{_NETWORK}.1/24", "dev", _BRIDGE)
+            ip("link", "set", _BRIDGE, "up")
+            program = "distributed.cli.dask_scheduler"
+            hosts.add("scheduler", program, "--host", f"{_NETWORK}.2", "--no-dashboard")
+            for name in ("first", "second", "third"):
+                address = f"tcp://{_NETWORK}.2:8786"
+                options = ("--nthreads", "1", "--no-dashboard")
+                hosts.add(name, "distributed.cli.dask_worker", address, *options)
+            yield hosts
+        finally:
+            hosts.close()
 
 
 async def test_hosts_are_lost(hosts: Hosts, tmp_path: Path) -> None:

@@ -139,8 +139,9 @@ def test_where_work_runs() -> None:
         assert re.fullmatch(r"4 MiB: (thread|process) \(.+\)", much)
 
 
-def test_on_a_cluster() -> None:
+def test_on_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dask runs it."""
+    monkeypatch.setenv("DASK_TEMPORARY_DIRECTORY", str(tmp_path))
     assert run("on_a_cluster.py").splitlines() == shown("on_a_cluster.py")
 
 

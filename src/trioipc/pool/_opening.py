@@ -71,7 +71,8 @@ async def open_worker_pool(
       strategy: ``"least-busy"``, ``"round-robin"``, or a `Strategy`.
       task_timeout: Seconds that a request may run.
       queue_timeout: Seconds that it may wait before that.
-      start_timeout: Seconds that a worker has to get ready.
+      start_timeout: Seconds that a worker has to get ready; with an ``engine``, that connecting may
+        take, and that requests wait where there is no worker for them.
       stall_timeout: Seconds that a function may neither write progress or a phase nor look whether
         it is cancelled; what stands still longer is ended, at the latest a fifth, or two seconds,
         after that.
