@@ -63,7 +63,7 @@ def cluster(workers: int = 2, threads: int = 1, *tls: str) -> Iterator[str]:
 
 @define
 class Apart:
-    """A scheduler, and workers without nannies, in processes that can be killed one by one."""
+    """A scheduler and workers, in processes that can be killed one by one."""
 
     _environment: dict[str, str]
     address: str = field(factory=lambda: f"tcp://127.0.0.1:{free_port()}")
@@ -84,10 +84,12 @@ class Apart:
         """Start the scheduler."""
         return self.start("scheduler", "--host", self.address)
 
-    def start_worker(self, threads: int = 1, name: str = "one") -> subprocess.Popen[bytes]:
-        """Start a worker."""
-        options = ("--nthreads", str(threads), "--name", name, "--no-nanny")
-        return self.start("worker", self.address, *options)
+    def start_worker(
+        self, threads: int = 1, name: str = "one", *, nanny: bool = False
+    ) -> subprocess.Popen[bytes]:
+        """Start a worker, in the process itself or as the child of a nanny there."""
+        kind = "--nanny" if nanny else "--no-nanny"
+        return self.start("worker", self.address, "--nthreads", str(threads), "--name", name, kind)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import threading
@@ -273,6 +274,22 @@ async def test_a_lost_scheduler() -> None:
             assert all("scheduler" in str(error) for error in errors)
             with pytest.raises(WorkerStartError, match="scheduler"):
                 await pool.run(jobs.echo, 1)
+
+
+async def test_a_scheduler_that_stands_still() -> None:
+    """Nobody waits for it for ever: not who is cancelled, and not who leaves the pool."""
+    with apart() as parts:
+        scheduler = parts.start_scheduler()
+        parts.start_worker(nanny=True)
+        with trio.fail_after(40):
+            async with open_worker_pool(1, engine=DaskEngine(parts.address), grace=0.1) as pool:
+                await _until_it_runs(pool)
+                async with pool.open_request(jobs.cooperate) as request:
+                    await request.wait_started()
+                    scheduler.send_signal(signal.SIGSTOP)
+                    request.cancel("enough")
+                    with pytest.raises(RequestCancelledError, match="enough"):
+                        await request.result()
 
 
 async def test_no_worker_comes() -> None:
