@@ -6,7 +6,8 @@ import os
 import socket
 import subprocess
 import sys
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -81,8 +82,15 @@ class Apart:
         return process
 
     def start_scheduler(self) -> subprocess.Popen[bytes]:
-        """Start the scheduler."""
-        return self.start("scheduler", "--host", self.address)
+        """Start the scheduler; return when it listens."""
+        process = self.start("scheduler", "--host", self.address)
+        _, host, port = self.address.replace("//", "").split(":")
+        deadline = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < deadline:
+            with suppress(ConnectionRefusedError), socket.create_connection((host, int(port))):
+                return process
+            time.sleep(0.02)
+        raise TimeoutError(f"no scheduler listens at {self.address}")
 
     def start_worker(
         self, threads: int = 1, name: str = "one", *, nanny: bool = False

@@ -340,7 +340,7 @@ async def test_the_last_worker_is_lost(tmp_path: Path) -> None:
 
         engine = DaskEngine(parts.address)
         async with open_worker_pool(3, engine=engine, start_timeout=5.0) as pool:
-            await pool.run(jobs.echo, 1)
+            await _until_it_runs(pool)
             with trio.fail_after(40):
                 async with trio.open_nursery() as nursery:
                     for _ in range(4):
