@@ -47,6 +47,10 @@ _YIELDS = 64
 _NAP = 20e-6
 _LONGEST_NAP = 200e-6
 _LONGEST_PAUSE = 0.02
+# Who has not begun may wait for the processor that we run on, where a message has woken it up: if
+# we do not sleep, it gets that after our 3 ms. (Hashing beside something that takes 60 % of one of
+# two processors: 0.91 of what it gives here, instead of 0.86.)
+_START = 0.002
 
 
 @final
@@ -137,7 +141,7 @@ class RingWriter:
         # It has not begun, or stands still: as long again as it has. Or it has even wiped the ring,
         # since it has no use for the rest, and we shall hear of that.
         if consumed <= self._seen:
-            return min(now - self._changed, _LONGEST_PAUSE)
+            return min(max(now - self._changed, 0 if consumed else _START), _LONGEST_PAUSE)
         if not self._seen:
             self._began = self._changed
         self._seen, self._changed = consumed, now
