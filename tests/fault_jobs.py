@@ -291,19 +291,21 @@ def flags_and_warnings() -> tuple[bool, list[str]]:
 
 
 def sigterm_of_children() -> list[str]:
-    """Return what SIGTERM does to a forked child, and to a program that is started."""
+    """Return what SIGTERM does to forked children at once, and to a program that is started."""
     import os
     import signal
     import subprocess
     import time
 
-    child = os.fork()
-    if child == 0:
-        time.sleep(60)
-        os._exit(0)
+    codes = set()
+    for _ in range(100):
+        child = os.fork()
+        if child == 0:
+            time.sleep(60)
+            os._exit(0)
+        os.kill(child, signal.SIGTERM)
+        codes.add(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     program = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     os.kill(os.getpid(), signal.SIGTERM)
-    os.kill(child, signal.SIGTERM)
     program.terminate()
-    codes = (os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), program.wait())
-    return [signal.Signals(-code).name for code in codes]
+    return [signal.Signals(-code).name for code in (*codes, program.wait())]

@@ -75,7 +75,9 @@ def leave_the_end_to_the_parent() -> None:
     # Not SIG_IGN: programs that a function starts would inherit it.
     signal.signal(signal.SIGTERM, _do_nothing)
     if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=_end_by_sigterm)
+        os.register_at_fork(
+            before=_hold_sigterm, after_in_parent=_let_go, after_in_child=_end_by_sigterm
+        )
 
 
 def unblock_ctrl_c() -> None:
@@ -91,9 +93,23 @@ def _do_nothing(number: int, frame: FrameType | None) -> None:
     pass
 
 
+# The signals that a thread had blocked before it began to fork.
+_held = threading.local()
+
+
+def _hold_sigterm() -> None:
+    """Let a SIGTERM wait until a fork knows that it ends by it; Python forgets earlier ones."""
+    _held.mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+
+def _let_go() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _held.mask)
+
+
 def _end_by_sigterm() -> None:
     if signal.getsignal(signal.SIGTERM) is _do_nothing:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _let_go()
 
 
 def keep_descriptors_private() -> None:
