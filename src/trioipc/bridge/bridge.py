@@ -117,7 +117,7 @@ class WorkerBridge:
         """Say where a call would run now, and why there.
 
         With ``placement="auto"`` each call runs where calls like it have cost least: inline, which
-        is for what takes at most 0.2 ms; on a thread; or in a process. Where that is not known
+        is for what takes at most 0.4 ms; on a thread; or in a process. Where that is not known
         yet, it is tried.
 
         Args:
