@@ -20,8 +20,8 @@ import attrs
 Place: TypeAlias = Literal["inline", "thread", "process"]
 PLACES: tuple[Place, ...] = ("inline", "thread", "process")
 
-# The event loop may be held this long by work of ours, in seconds: about as long as it takes to hand
-# it over to a thread and have it back.
+# The event loop may be held this long by work of ours, in seconds: about as long as it takes to
+# hand it over to a thread and have it back.
 INLINE_SECONDS = 400e-6
 
 # What is expected to be done inline in half that time before anything is known: 80 MB/s, which is

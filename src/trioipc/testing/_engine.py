@@ -128,11 +128,11 @@ class SimulatedCall(LightCall):
         return copies
 
 
-@attrs.define(eq=False, kw_only=True)
+@attrs.define(eq=False)
 class SimulatedStream(SimulatedCall):
     """A pickled call that runs a generator function."""
 
-    inlet: Inlet
+    inlet: Inlet = attrs.field(kw_only=True)
 
     def unpack(self) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
         """Return what lays copies of what a copy of it yields where its items arrive."""
