@@ -72,6 +72,18 @@ def test_a_sweep_costs_little_more_than_the_best() -> None:
     assert spent <= 1.05 * best
 
 
+def test_what_is_explained_is_no_trial() -> None:
+    """Though the next call sees what another place costs by now."""
+    chooser = Chooser()
+    for place, seconds in zip(PLACES, (20e-6, 300e-6, 1e-3), strict=True):
+        for _ in range(5):
+            chooser.learn("crypto.hash_file", place, 16, seconds)
+    chooser.learn("crypto.hash_file", "process", 16, 1.0)
+    assert [chooser.choose("crypto.hash_file", 16).place for _ in range(2)] == ["inline"] * 2
+    assert chooser.place("crypto.hash_file", 16, PLACES) == ("thread", 1)
+    assert chooser.place("crypto.hash_file", 16, PLACES)[0] == "inline"
+
+
 def test_the_event_loop_is_not_held() -> None:
     """What takes long is tried inline at most as often as it takes to know."""
     chooser = Chooser()

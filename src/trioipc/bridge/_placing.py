@@ -52,6 +52,8 @@ class Choice:
     reason: str
     settled: bool = False
     """Whether it will stay so for a while."""
+    next_best: Place | None = None
+    """Where it would run otherwise, if that is known."""
 
 
 @final
@@ -108,13 +110,15 @@ class Chooser:
             standing.calls_left -= 1
             return standing.place, 0
         choice = self.choose(operation, nbytes, places)
+        if choice.next_best is not None and self._is_due(operation, choice.next_best, key[1]):
+            return choice.next_best, 1
         if choice.settled:
             self._standing[key] = _Standing(choice.place, _CALLS_PER_CHOICE)
             return choice.place, _CALLS_PER_CHOICE + 1
         return choice.place, 1
 
     def choose(self, operation: str, nbytes: int, places: tuple[Place, ...] = PLACES) -> Choice:
-        """Say where the next call is to run, and why there.
+        """Say where a call is to run by what is known, and why there.
 
         Args:
           operation: Its name.
@@ -135,10 +139,16 @@ class Chooser:
                 return Choice(place, "to find out what it costs there")
         assert best is not None  # else there was one to try
         others = sorted((p for p in known if p != best), key=lambda place: known[place])
-        if others and known[others[0]] < _SHARE_FOR_TRIES * self._spent[operation, size]:
-            self._spent[operation, size] = 0
-            return Choice(others[0], "to see what it costs there by now")
-        return Choice(best, _compare(known, [best, *others]), settled=True)
+        reason = _compare(known, [best, *others])
+        return Choice(best, reason, settled=True, next_best=others[0] if others else None)
+
+    def _is_due(self, operation: str, place: Place, size: int) -> bool:
+        """Say whether to see, now, what a call costs by now where it has cost more."""
+        seconds = self._best(operation, place, size)
+        if seconds is None or seconds >= _SHARE_FOR_TRIES * self._spent[operation, size]:
+            return False
+        self._spent[operation, size] = 0
+        return True
 
     def _best(self, operation: str, place: Place, size: int) -> float | None:
         seconds = self._seconds.get((operation, place, size))
