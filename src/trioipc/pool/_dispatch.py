@@ -441,8 +441,6 @@ class Dispatcher:
             request._rescue()
         if request._gate is not None:
             self.scheduler.leave(request)
-        if request._rescue is not None:
-            request._rescue()
         self._stop_loading(request)
         del request._call  # its errors may hold the request, but need not hold its arguments
         if request._return_place is not None:
