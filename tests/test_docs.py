@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,7 @@ EXAMPLES = ROOT / "docs" / "examples"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
-def run(name: str, *arguments: str) -> str:
+def run(name: str, *arguments: str, stderr: str = "") -> str:
     """Run an example as its readers do; return what it prints."""
     done = subprocess.run(
         [sys.executable, name, *arguments],
@@ -37,8 +38,7 @@ def run(name: str, *arguments: str) -> str:
         text=True,
         timeout=60,
     )
-    # Where there is no terminal, rich before 14.3 ends with an empty line.
-    assert (done.stderr.rstrip("\n"), done.returncode) == ("", 0)
+    assert (done.stderr, done.returncode) == (stderr, 0)
     return done.stdout
 
 
@@ -278,7 +278,9 @@ def test_bars() -> None:
     """To the letter what its page shows; there is no terminal, so no bar."""
     files = ("../tutorial.md", "../design.md")
     sizes = [f"{(EXAMPLES / file).stat().st_size / 1000:.1f} kB" for file in files]
-    lines = run("bars.py", *files).splitlines()
+    is_old = tuple(map(int, version("rich").split(".")[:2])) < (14, 3)
+    # Where there is no terminal, older ones end with an empty line.
+    lines = run("bars.py", *files, stderr="\n" if is_old else "").splitlines()
     assert [line.partition(": ")[2] for line in lines[:2]] == sizes
     assert without_numbers(lines) == without_numbers(shown("bars.py"))
 
