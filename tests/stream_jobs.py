@@ -8,6 +8,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+import tblib.pickling_support
 import trio
 
 from trioipc import current_request
@@ -103,6 +104,12 @@ async def note_the_end_async(flag: SharedFlag) -> AsyncIterator[int]:
             item += 1
     finally:
         flag.set()
+
+
+def yield_exits(number: int) -> Iterator[SystemExit]:
+    """Yield them where somebody has called tblib's ``install``, as importing Dask does."""
+    tblib.pickling_support.install()
+    yield from map(SystemExit, range(number))
 
 
 def yield_all(*items: object) -> Iterator[object]:

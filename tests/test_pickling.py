@@ -11,6 +11,7 @@ import pytest
 import tblib.pickling_support
 
 import jobs
+import stream_jobs
 from trioipc import RequestExitError, open_worker_pool
 from trioipc.protocol._codec import decode, encode
 from trioipc.protocol._pickling import dumps, dumps_with_tracebacks
@@ -179,3 +180,5 @@ async def test_through_a_worker() -> None:
         assert stopped.value.__cause__.value == 4
         async with pool.map(jobs.echo, [SystemExit(n) for n in range(3)]) as results:
             assert [error.code async for error in results] == [0, 1, 2]
+        async with pool.stream(stream_jobs.yield_exits, 3) as items:
+            assert [error.code async for error in items] == [0, 1, 2]

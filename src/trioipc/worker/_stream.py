@@ -8,8 +8,8 @@ Rule 2: an interrupt is raised within the generator and nowhere else. Where it w
 from __future__ import annotations
 
 import os
+import pickle
 import time
-from pickle import dumps
 from typing import TYPE_CHECKING, Protocol, final
 
 from trioipc.memory._belt import BeltMaker
@@ -26,6 +26,7 @@ from trioipc.protocol._codec import (
     payload_error,
     places_that_fit,
 )
+from trioipc.protocol._pickling import dumps
 from trioipc.worker._execute import OURS
 from trioipc.worker.request import current_request
 
@@ -155,9 +156,9 @@ class _Outlet:
     def _pickle(self, item: object) -> bytes:
         """Pickle an item, and find out whether there is something that must travel beside it."""
         if type(item) in _SCALARS:
-            return dumps(item, 5)
+            return pickle.dumps(item, 5)
         with self._carrying:
-            return dumps(lift(item), 5, buffer_callback=self._buffers.append)
+            return dumps(lift(item), 5, self._buffers.append)
 
     def _encode(self, item: object, pickled: bytes) -> tuple[int, bytes]:
         """Make a record of an item that may not fit; send what is beside it."""
