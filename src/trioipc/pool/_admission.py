@@ -54,13 +54,11 @@ def _ended_outside(
     dispatcher: Dispatcher, terms: Terms, *, timed_out: bool
 ) -> RequestTimeoutError | RequestCancelledError:
     """Count a request that ended before it had a place in the queue, and make its error."""
-    dispatcher.ended += 1
+    dispatcher.tally.add("error" if timed_out else "cancelled")
     if timed_out:
-        dispatcher.errors += 1
         limit = min(terms.queue_timeout, terms.total_timeout)
         clock = "queue" if terms.queue_timeout <= terms.total_timeout else "total"
         return RequestTimeoutError(f"the queue was full for {limit} s", clock=clock)
-    dispatcher.cancelled += 1
     reason = None if terms.cancellation is None else terms.cancellation.reason()
     text = "the request was cancelled by its SharedCancellation while the queue was full"
     return RequestCancelledError(text + (f": {reason}" if reason else ""), reason=reason)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import random
-from collections import Counter
 from itertools import count
 from typing import TYPE_CHECKING, Literal, final
 
@@ -26,7 +25,7 @@ from trioipc._errors import (
 from trioipc.memory._fence import IS_FULL
 from trioipc.pool._clocks import Clocks
 from trioipc.pool._ladder import INTERRUPT_INTERVAL, Ladder
-from trioipc.pool._statistics import LadderTimes
+from trioipc.pool._statistics import LadderTimes, Tally
 from trioipc.pool.scheduling._gate import gate_of
 from trioipc.pool.team._team import Team
 from trioipc.protocol._lifecycle import REQUEST, WORKER
@@ -88,11 +87,7 @@ class Dispatcher:
     quiet: trio.Event = attrs.field(factory=trio.Event, init=False)
     closed: bool = attrs.field(default=False, init=False)
     _aborted: bool = attrs.field(default=False, init=False)
-    ended: int = attrs.field(default=0, init=False)
-    errors: int = attrs.field(default=0, init=False)
-    cancelled: int = attrs.field(default=0, init=False)
-    # {(operation, how its requests ended): how many, those with a value excepted}
-    tallies: Counter[tuple[int, str]] = attrs.field(factory=Counter, init=False)
+    tally: Tally = attrs.field(factory=Tally, init=False)
     ladders: LadderTimes = attrs.field(factory=LadderTimes, init=False)
     team: Team = attrs.field(init=False)
     clocks: Clocks = attrs.field(init=False)
@@ -425,15 +420,11 @@ class Dispatcher:
         if request._terms.guarded or request._channel is not None:
             self.sampler.forget(request)
             request._take_stack()
-        self.ended += 1
-        tally = request._tally()
-        if tally != "value":
-            self.errors += tally == "error"
-            self.cancelled += tally == "cancelled"
-            self.tallies[request._call.operation, tally] += 1
-            if request._ladder is not None:
-                seconds = trio.current_time() - request._ladder.began
-                self.ladders.add(request._rung(request._answer), seconds)
+        how = request._ending()
+        self.tally.add(how, request._call.operation)
+        if how != "value" and request._ladder is not None:
+            seconds = trio.current_time() - request._ladder.began
+            self.ladders.add(request._rung(request._answer), seconds)
         if request._watch is not None:
             request._watch.ended(request)
         request._worker = None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, final
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, final
 
 import attrs
 import trio
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from trioipc.pool._ladder import Ladder
     from trioipc.pool._nesting import Child
     from trioipc.pool._stall import StallClock
+    from trioipc.pool._statistics import Ending
     from trioipc.pool.scheduling._gate import Gate
     from trioipc.pool.team._worker import Worker
     from trioipc.protocol._lifecycle import RequestEvent, RequestState
@@ -409,7 +410,7 @@ class PoolRequest(Generic[T_co]):
         self._annotate(self._cause)
         return Error(self._cause)
 
-    def _tally(self) -> Literal["value", "error", "cancelled"]:
+    def _ending(self) -> Ending:
         """Say as what the pool's statistics count it."""
         if not self._stopped:
             answer = self._answer

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import sys
 from bisect import bisect_left
+from collections import Counter
 from itertools import accumulate
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Literal, TypeAlias, final
 
 import attrs
 
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
     from trioipc.pool.team._breaker import CircuitState
     from trioipc.protocol._lifecycle import WorkerState
+
+# How a request has ended.
+Ending: TypeAlias = Literal["value", "error", "cancelled"]
 
 
 @final
@@ -245,6 +249,32 @@ class LadderTimes:
     def histograms(self) -> dict[str, Histogram]:
         """Return the times by rung."""
         return {rung: _histogram(cells, 0) for rung, cells in self._counts.items()}
+
+
+class Tally:
+    """How many requests have ended, and how."""
+
+    def __init__(self) -> None:
+        self.ended = 0
+        self.errors = 0
+        self.cancelled = 0
+        # {(operation, how): how many, those with a value excepted}
+        self.by_operation: Counter[tuple[int, Ending]] = Counter()
+
+    def add(self, how: Ending, operation: int | None = None) -> None:
+        """Count one.
+
+        Args:
+          how: How it ended.
+          operation: The number of what it asked for; None if it had none yet.
+        """
+        self.ended += 1
+        if how == "value":
+            return
+        self.errors += how == "error"
+        self.cancelled += how == "cancelled"
+        if operation is not None:
+            self.by_operation[operation, how] += 1
 
 
 def _histogram(counts: memoryview, which: int) -> Histogram:

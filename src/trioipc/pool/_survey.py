@@ -28,9 +28,9 @@ def survey(dispatcher: Dispatcher, circuit: CircuitState) -> PoolStatistics:
         pool_size=team.size,
         busy_workers=sum(bool(worker.held) for worker in team.workers),
         queued_tasks=dispatcher.waiting,
-        total_tasks_processed=dispatcher.ended,
-        total_errors=dispatcher.errors,
-        total_cancelled=dispatcher.cancelled,
+        total_tasks_processed=dispatcher.tally.ended,
+        total_errors=dispatcher.tally.errors,
+        total_cancelled=dispatcher.tally.cancelled,
         restarts=dict(team.restarts),
         queue_time=times.queue_time,
         run_time=times.run_time,
@@ -50,7 +50,7 @@ def _operations(
     dispatcher: Dispatcher, names: list[str], counts: list[memoryview]
 ) -> dict[str, OperationStatistics]:
     """Return what there is about each operation of which any request has ended."""
-    tallies = dispatcher.tallies
+    tallies = dispatcher.tally.by_operation
     found = {
         name: OperationStatistics(
             times_of(counts[number]), tallies[number, "error"], tallies[number, "cancelled"]
