@@ -23,8 +23,8 @@ from trioipc._errors import (
     WorkerStartError,
 )
 from trioipc.memory._fence import IS_FULL
+from trioipc.pool._climbing import Climber
 from trioipc.pool._clocks import Clocks
-from trioipc.pool._ladder import INTERRUPT_INTERVAL, Ladder
 from trioipc.pool._statistics import LadderTimes, Tally
 from trioipc.pool.scheduling._gate import gate_of
 from trioipc.pool.team._team import Team
@@ -91,6 +91,7 @@ class Dispatcher:
     ladders: LadderTimes = attrs.field(factory=LadderTimes, init=False)
     team: Team = attrs.field(init=False)
     clocks: Clocks = attrs.field(init=False)
+    _climber: Climber = attrs.field(init=False)
     # Called with a worker, the generation of a call there, and what its function asks for.
     asked: Callable[[PoolWorker, int, Ask], None] = attrs.field(init=False)
 
@@ -98,6 +99,7 @@ class Dispatcher:
         self.team = Team(
             self.engine, self.scheduler, self._size, self.room, self.assign, self._take_back
         )
+        self._climber = Climber(self.engine, self.team)
         self.clocks = Clocks(
             self._requests, self._climb, self._try_again, self.cancel, self._balance
         )
@@ -484,7 +486,8 @@ class Dispatcher:
                 self._end(request, "end")
                 self.assign()
             else:
-                self._begin_ladder(request)
+                due = self._climber.begin(request, trio.current_time())
+                self.clocks.arm(request, due)
                 request._stop_children()
 
     def _forget(self, request: Request) -> None:
@@ -492,49 +495,8 @@ class Dispatcher:
         self.resting.pop(request, None)
         self.scheduler.discard(request, request._terms.priority)
 
-    def _begin_ladder(self, request: Request) -> None:
-        now = trio.current_time()
-        request._step("cancel")
-        request._ladder = Ladder.begin(request._terms.grace, now)
-        if request._ladder.due <= now:  # no grace: nobody is asked
-            self._climb(request, now)
-        else:
-            self._set_word(request)
-            self.clocks.arm(request, request._ladder.due)
-
-    def _set_word(self, request: Request) -> None:
-        assert request._worker is not None
-        reason = getattr(request._cause, "reason", None)
-        request._worker.endpoint.cancel(request._slot, request._generation, reason)
-
     def _climb(self, request: Request, now: float) -> None:
-        worker, ladder = request._worker, request._ladder
-        request._take_stack()
-        assert worker is not None
-        assert ladder is not None
-        snapshot = worker.endpoint.look(request._slot, request._generation)
-        if request._is_behind() and not snapshot.started:
-            self._wait_at_the_foot(request, now)
-            return
-        step = ladder.climb(now, looked=snapshot.ticks > 0)
-        if step == "interrupt":
-            request._step("interrupt")
-            if not worker.endpoint.interrupt() and self.engine.places > 1:
-                # Others on it have until it is killed to finish.
-                self.team.retire(worker, "killed")
-        elif step == "kill":
-            request._step("kill")
-            worker.reason = "killed"
-            if not worker.endpoint.kill():  # the word is its only rung
-                ladder.stay()
-                self._set_word(request)
-        self.clocks.arm(request, ladder.due)
-
-    def _wait_at_the_foot(self, request: Request, now: float) -> None:
-        """Let none suffer who runs where this one only waits: it will be skipped."""
-        self._set_word(request)
-        request._ladder = Ladder.begin(request._terms.grace, now)
-        self.clocks.arm(request, max(request._ladder.due, now + INTERRUPT_INTERVAL))
+        self.clocks.arm(request, self._climber.climb(request, now))
 
     # -- deaths -------------------------------------------------------------------------------
 
