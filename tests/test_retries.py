@@ -66,8 +66,8 @@ async def test_the_whole_of_it_has_one_deadline(autojump_clock: MockClock) -> No
             await pool.run(die, idempotent=True)
         assert scope.cancelled_caught
         assert trio.current_time() == pytest.approx(before + 3)
-        terms = pool._terms(die, None, None, "normal", None, None, True, None, 2.5)
-        request = PoolRequest(pool._dispatcher, die, pool._prepare(die, (), None), terms)
+        terms = pool._factory.terms(die, None, None, "normal", None, None, True, None, 2.5)
+        request = PoolRequest(pool._dispatcher, die, pool._factory._prepare(die, (), None), terms)
         with pytest.raises(RequestTimeoutError) as caught:  # as by the timeout of a message
             await pool._perform(request, None)
         assert caught.value.clock == "total"

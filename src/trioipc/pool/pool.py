@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, TypeVarTuple, final
 
 import trio
@@ -24,43 +23,41 @@ from trio.lowlevel import (
 from trioipc._errors import (
     OperationNotFoundError,
 )
-from trioipc.memory.state import SharedCancellation
 from trioipc.pool._admission import wait_for_room
 from trioipc.pool._block import block
 from trioipc.pool._dispatch import Dispatcher
+from trioipc.pool._factory import RequestFactory
 from trioipc.pool._hold import hold
 from trioipc.pool._instruments import Instruments
-from trioipc.pool._ledger import operation_name
 from trioipc.pool._message import message_of
 from trioipc.pool._nesting import Nesting
-from trioipc.pool._options import Options, count, one_of, seconds
+from trioipc.pool._options import Options, count, seconds
 from trioipc.pool._progress import Sampler
-from trioipc.pool._request import PoolRequest, Terms
 from trioipc.pool._survey import survey
 from trioipc.pool._waiting import call_back, wait_out, wait_out_children
 from trioipc.pool.engines._stacks import stacks_of
 from trioipc.pool.many._map import map_items
 from trioipc.pool.many._stream import stream_items
 from trioipc.pool.scheduling._ahead import admits, expect, expect_nothing
-from trioipc.pool.scheduling._gate import gate_of, gates_of
+from trioipc.pool.scheduling._gate import gates_of
 from trioipc.pool.scheduling._planner import Planner
 from trioipc.pool.scheduling._scheduler import Scheduler
 from trioipc.pool.scheduling._strategy import RequestView
 from trioipc.pool.team._recycling import Limits
 from trioipc.pool.team._supervisor import Supervisor
-from trioipc.protocol._messages import PRIORITIES, IPCMessage
 from trioipc.worker import registry
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 
-    from trioipc.pool._endpoint import Call, Engine
+    from trioipc.memory.state import SharedCancellation
+    from trioipc.pool._endpoint import Engine
     from trioipc.pool._nesting import Child
     from trioipc.pool._progress import Progress
+    from trioipc.pool._request import PoolRequest, Terms
     from trioipc.pool._statistics import PoolStatistics, WorkerInfo
-    from trioipc.pool.engines._inlet import Inlet
     from trioipc.pool.team._worker import Worker
-    from trioipc.protocol._messages import Priority
+    from trioipc.protocol._messages import IPCMessage, Priority
 
     Callback: TypeAlias = Callable[[Progress], object | Awaitable[object]]
 
@@ -111,12 +108,7 @@ class WorkerPool:
             team.instruments = Instruments(options.instruments)
         team.limits = Limits(options.max_requests, options.max_memory, options.max_age)
         self._options = options
-        self._usual = Terms(
-            timeout=options.task_timeout,
-            queue_timeout=options.queue_timeout,
-            stall_timeout=options.stall_timeout,
-            grace=options.grace,
-        )
+        self._factory = RequestFactory(self._dispatcher, options, self._strategy)
         self._token = trio.lowlevel.current_trio_token()
         self._forks = _forks[0]
         self._open = True
@@ -152,60 +144,6 @@ class WorkerPool:
             raise RuntimeError("this pool is used outside its trio.run()") from None
         if not here:
             raise RuntimeError("this pool belongs to another trio.run()")
-
-    def _terms(
-        self,
-        function: object,
-        timeout: float | None,
-        queue_timeout: float | None,
-        priority: Priority,
-        cancellation: SharedCancellation | None,
-        max_retries: int | None,
-        idempotent: bool | None,
-        grace: float | None,
-        total_timeout: float = math.inf,
-    ) -> Terms:
-        """Fill in the pool's values, and check the caller's."""
-        mark = getattr(function, registry.MARK, None)
-        if (
-            mark is None
-            and timeout is None
-            and queue_timeout is None
-            and priority == "normal"
-            and cancellation is None
-            and max_retries is None
-            and idempotent is None
-            and grace is None
-            and total_timeout == math.inf
-        ):
-            return self._usual
-        if cancellation is not None and not isinstance(cancellation, SharedCancellation):
-            kind = type(cancellation).__name__
-            raise TypeError(f"cancellation must be a SharedCancellation, not {kind}")
-        options = self._options
-        if idempotent is None:
-            idempotent = mark is not None and mark.idempotent
-        if max_retries is None:
-            max_retries = options.max_retries
-        elif count("max_retries", max_retries, 0, finite=True) and not idempotent:
-            raise ValueError(
-                f"max_retries={max_retries} needs a function that may run twice: "
-                "idempotent=True, or @operation(idempotent=True)"
-            )
-        return Terms(
-            timeout=options.task_timeout if timeout is None else seconds("timeout", timeout),
-            queue_timeout=(
-                options.queue_timeout
-                if queue_timeout is None
-                else seconds("queue_timeout", queue_timeout)
-            ),
-            total_timeout=total_timeout,
-            stall_timeout=options.stall_timeout,
-            priority=one_of("priority", priority, PRIORITIES),
-            cancellation=cancellation,
-            retries=max_retries if idempotent else 0,
-            grace=options.grace if grace is None else seconds("grace", grace),
-        )
 
     # -- requests ---------------------------------------------------------------------------
 
@@ -257,13 +195,13 @@ class WorkerPool:
         await checkpoint_if_cancelled()
         deadline = current_effective_deadline()
         self._check_home()
-        terms = self._terms(
+        terms = self._factory.terms(
             fn, timeout, queue_timeout, priority, cancellation, max_retries, idempotent, grace
         )
         if self._dispatcher.scheduler.is_full():
             terms = await wait_for_room(self._dispatcher, fn, terms)
             self._check_home()
-        request: PoolRequest[T] = self._make(fn, args, terms)
+        request: PoolRequest[T] = self._factory.make(fn, args, terms)
         if deadline != math.inf:
             request._deadline = deadline
         return await self._perform(request, on_progress)
@@ -298,7 +236,7 @@ class WorkerPool:
         Cancellation: as `run`, when it is awaited.
         """
         self._check_home()
-        terms = self._terms(
+        terms = self._factory.terms(
             fn, timeout, queue_timeout, priority, cancellation, max_retries, idempotent, grace
         )
         if self._dispatcher.scheduler.is_full():
@@ -317,68 +255,9 @@ class WorkerPool:
         self._check_home()
         if self._dispatcher.scheduler.is_full():
             raise trio.WouldBlock
-        request: PoolRequest[T] = self._make(fn, args, terms)
+        request: PoolRequest[T] = self._factory.make(fn, args, terms)
         request._deadline = current_effective_deadline()
         return await self._perform(request, on_progress)
-
-    def _make(
-        self,
-        fn: Callable[..., Any],
-        args: tuple[Any, ...],
-        terms: Terms,
-        name: str | None = None,
-        inlet: Inlet | None = None,
-    ) -> PoolRequest[Any]:
-        """Make a request, which instruments are told of before its call is prepared."""
-        request: PoolRequest[Any]
-        if self._dispatcher.team.instruments is None:
-            request = PoolRequest(self._dispatcher, fn, self._prepare(fn, args, inlet), terms, name)
-        else:
-            prepare = partial(self._prepare, fn, args, inlet)
-            request = self._make_watched(fn, args, terms, name, prepare)
-        if self._dispatcher.gates or self._strategy is not None:
-            self._classify(request, fn, args)
-        return request
-
-    def _make_watched(
-        self,
-        fn: Callable[..., Any],
-        args: tuple[Any, ...],
-        terms: Terms,
-        name: str | None,
-        prepare: Callable[[], Call],
-    ) -> PoolRequest[Any]:
-        instruments = self._dispatcher.team.instruments
-        assert instruments is not None
-        not_yet: Any = None
-        request: PoolRequest[Any] = PoolRequest(self._dispatcher, fn, not_yet, terms, name)
-        request._call = instruments.watch(request, operation_name(fn, args), prepare)
-        return request
-
-    def _classify(self, request: PoolRequest[Any], fn: object, args: tuple[Any, ...]) -> None:
-        """Find out what limits a request, and what a strategy wants to know of it."""
-        what: Any = fn
-        if fn is registry.perform:
-            _, what, payload, _ = args
-            args = (payload,)
-        request._gate = gate_of(self._dispatcher.gates, what)
-        if self._strategy is not None:
-            try:
-                request._label = self._strategy.label(what, args)
-            except BaseException as error:
-                self._dispatcher.offer_room()  # which it may have been given
-                if request._watch is not None:
-                    request._watch.refused(request, error)
-                raise
-
-    def _prepare(self, fn: Callable[..., Any], args: tuple[Any, ...], inlet: Inlet | None) -> Call:
-        try:
-            if inlet is not None:
-                return self._dispatcher.engine.prepare_stream(inlet, fn, args)
-            return self._dispatcher.engine.prepare(fn, args)
-        except BaseException:
-            self._dispatcher.offer_room()  # which it may have been given
-            raise
 
     async def _perform(self, request: PoolRequest[T], on_progress: Callback | None) -> T:
         """Run a request to its end in a nursery of its own."""
@@ -415,7 +294,7 @@ class WorkerPool:
     ) -> Any:
         """Run what the function of another request asks for to its end."""
         asker = child.asker
-        terms = self._terms(
+        terms = self._factory.terms(
             fn, None, None, asker._terms.priority, None, None, None, asker._terms.grace
         )
         assert asker._nursery is not None
@@ -423,7 +302,7 @@ class WorkerPool:
         context = asker._nursery.parent_task.context.copy()
         if asker._watch is not None:  # and what instruments have added to them
             context = asker._watch.context
-        request: PoolRequest[Any] = context.run(self._make, fn, args, terms)
+        request: PoolRequest[Any] = context.run(self._factory.make, fn, args, terms)
         self._dispatcher.engine.exempt(request._call)
         request._depth = asker._depth + 1
         request._deadline = asker._ends_at()
@@ -478,13 +357,13 @@ class WorkerPool:
         await checkpoint_if_cancelled()
         deadline = current_effective_deadline()
         self._check_home()
-        terms = self._terms(
+        terms = self._factory.terms(
             fn, timeout, queue_timeout, priority, cancellation, max_retries, idempotent, grace
         )
         if self._dispatcher.scheduler.is_full():
             terms = await wait_for_room(self._dispatcher, fn, terms)
             self._check_home()
-        request: PoolRequest[T] = self._make(fn, args, terms)
+        request: PoolRequest[T] = self._factory.make(fn, args, terms)
         request._deadline = deadline
         request._wants_progress = True
         async with hold(self._dispatcher, request):
@@ -532,7 +411,7 @@ class WorkerPool:
     ) -> object:
         self._check_home()
         idempotent = self._find(message.channel, message.type)
-        terms = self._terms(
+        terms = self._factory.terms(
             None,
             math.inf,
             math.inf,
@@ -547,7 +426,7 @@ class WorkerPool:
         if self._dispatcher.scheduler.is_full():
             terms = await wait_for_room(self._dispatcher, registry.perform, terms)
             self._check_home()
-        request = self._make(registry.perform, arguments, terms, message.id or None)
+        request = self._factory.make(registry.perform, arguments, terms, message.id or None)
         request._deadline = current_effective_deadline()
         if started is not None:
             started(request)

@@ -91,7 +91,7 @@ async def map_items(  # noqa: D417 - it is a method of `WorkerPool`
     """
     await checkpoint_if_cancelled()
     self._check_home()
-    terms = self._terms(
+    terms = self._factory.terms(
         fn, timeout, queue_timeout, priority, cancellation, max_retries, idempotent, grace
     )
     dispatcher = self._dispatcher

@@ -136,7 +136,7 @@ async def stream_items(  # noqa: D417 - it is a method of `WorkerPool`
     deadline = current_effective_deadline()
     self._check_home()
     slots = check_buffer(buffer)
-    terms = self._terms(
+    terms = self._factory.terms(
         generator_fn,
         timeout,
         queue_timeout,
@@ -150,7 +150,7 @@ async def stream_items(  # noqa: D417 - it is a method of `WorkerPool`
         terms = await wait_for_room(self._dispatcher, generator_fn, terms)
         self._check_home()
     inlet = self._dispatcher.engine.open_inlet(slots)
-    request = self._make(generator_fn, args, terms, inlet=inlet)
+    request = self._factory.make(generator_fn, args, terms, inlet=inlet)
     request._deadline = deadline
     stream: Stream[T] = Stream(self._dispatcher, request, inlet, on_progress)
     try:
