@@ -6,11 +6,14 @@ and then finds that they take long.
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import math
 import os
 import random
 import signal
+import sys
+import termios
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -32,6 +35,7 @@ from trioipc import (
 from trioipc.memory import _fence
 from trioipc.pool.engines import _process, _slot
 from trioipc.pool.scheduling._expectation import UNKNOWN
+from trioipc.protocol._codec import FROM_WORKER, encode
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -102,6 +106,14 @@ def ahead(pool: WorkerPool) -> int:
     return pool._dispatcher.scheduler.ahead
 
 
+def _wait_for_bytes(descriptor: int, count: int) -> None:
+    """Keep the event loop from its next turn until a pipe holds so much."""
+    while (
+        int.from_bytes(fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)), sys.byteorder) < count
+    ):
+        time.sleep(0.001)
+
+
 async def test_short_ones_go_ahead_and_count_as_waiting(shut: Path, there: str) -> None:
     """Up to 64 are with a worker; for statistics and `max_queue`, all but one of them wait."""
     async with open_worker_pool(1, max_queue=70) as pool:
@@ -120,6 +132,39 @@ async def test_short_ones_go_ahead_and_count_as_waiting(shut: Path, there: str) 
             assert done == []
         assert done == [pool.workers[0].pid] * 80
         assert pool.statistics().queued_tasks == 0
+
+
+async def test_nobody_waits_for_an_answer_while_others_can_go_on(
+    shut: Path, there: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One who is alone does, for what is quick; see `ProcessEndpoint.peek`."""
+    waited: list[bool] = []
+    peek = _process.ProcessEndpoint.peek
+
+    def watched(self: _process.ProcessEndpoint, *, wait: bool) -> None:
+        waited.append(wait)
+        peek(self, wait=wait)
+
+    async with open_worker_pool(1) as pool:
+
+        async def run_twice(first: Path | str, second: Path | str) -> None:
+            await pool.run(gate, str(first))
+            await pool.run(gate, str(second))
+
+        await learn(pool, gate, there)
+        async with trio.open_nursery() as nursery:
+            for _ in range(2):
+                nursery.start_soon(run_twice, shut, there)
+            await wait_until(lambda: ahead(pool) == 1)
+            monkeypatch.setattr(_process.ProcessEndpoint, "peek", watched)
+            shut.touch()
+            answer = FROM_WORKER.size + len(encode(pool.workers[0].pid).body)
+            _wait_for_bytes(_workers(pool)[0].endpoint._wires.answers, 2 * answer)
+        await pool.run(gate, there)
+        # One is there to go on when the other asks for its second; the last is alone.
+        assert waited[0] is False
+        assert waited[-1] is True
+        assert pool._dispatcher.returning == 0
 
 
 async def test_what_is_cancelled_ends_at_once_and_never_runs(

@@ -58,7 +58,7 @@ def test_among_equals_the_longest_idle_is_next() -> None:
     it = scheduler({"a": 1, "b": 1, "c": 1})
     order = []
     for number in range(6):
-        worker = it.place(f"r{number}", "normal")
+        worker = it.place(f"r{number}")
         assert worker is not None
         order.append(worker)
         it.free(worker, f"r{number}")
@@ -98,7 +98,8 @@ def test_a_new_request_never_overtakes() -> None:
     it = scheduler({})
     it.add("first", "low")
     it.add_worker("w", 2)
-    assert it.place("second", "low") is None
+    assert it.place("second") is None
+    it.add("second", "low")
     assert pairs(it) == [("w", "first"), ("w", "second")]
 
 
@@ -106,9 +107,10 @@ def test_a_full_queue() -> None:
     """It is full when no place is free and as many wait as may."""
     it = scheduler({"w": 1}, max_waiting=1)
     assert not it.is_full()
-    assert it.place("a", "normal") == "w"
+    assert it.place("a") == "w"
     assert not it.is_full()
-    assert it.place("b", "normal") is None
+    assert it.place("b") is None
+    it.add("b", "normal")
     assert it.is_full()
     it.free("w", "a")
     assert not it.is_full()
@@ -233,7 +235,7 @@ def test_two_hundred_microseconds_are_sent_ahead() -> None:
     """To whoever has least to do; what would be more waits here."""
     it = ready_to_send({"a": 60_000, "b": 10_000})
     given_to = {"w0": ["a0"], "w1": ["b0"]}
-    assert [it.place(name, "normal") for name in ("a0", "b0")] == ["w0", "w1"]
+    assert [it.place(name) for name in ("a0", "b0")] == ["w0", "w1"]
     for number in range(1, 40):
         it.add(f"b{number}", "normal")
     while (pair := it.next_ahead()) is not None:
@@ -253,7 +255,7 @@ def test_two_hundred_microseconds_are_sent_ahead() -> None:
 def test_none_is_sent_ahead_of_an_idle_worker() -> None:
     """Nor behind what takes long or nobody knows, nor itself if that is so."""
     it = ready_to_send({"s": 1000, "l": 500_000})
-    assert it.place("s0", "normal") == "w0"
+    assert it.place("s0") == "w0"
     it.add("s1", "normal")
     assert it.next_ahead() is None
     assert it.next_pair() == ("w1", "s1")
@@ -272,10 +274,22 @@ def test_none_is_sent_ahead_of_an_idle_worker() -> None:
     assert it.next_pair() == ("w2", "s4")
 
 
+def test_a_new_request_is_sent_ahead_at_once() -> None:
+    """If nobody waits, no worker is free, and it is known to be short."""
+    it = ready_to_send({"s": 1000}, workers=1)
+    assert it.place_ahead("s0") is None  # there is a place
+    assert it.place("s0") == "w0"
+    assert it.place_ahead("l0") is None
+    assert it.place_ahead("s1") == "w0"
+    assert (it.ahead, it.waiting) == (1, 0)
+    it.add("s2", "normal")
+    assert it.place_ahead("s3") is None  # it would overtake
+
+
 def test_a_worker_may_refuse() -> None:
     """What it would have to load first is not sent ahead."""
     it = scheduler({"w": 1}, expect=lambda _: 1000, admits=lambda worker, request: request != "new")
-    it.place("r", "normal")
+    it.place("r")
     it.add("new", "normal")
     assert it.next_ahead() is None
     it.discard("new", "normal")
@@ -286,7 +300,7 @@ def test_a_worker_may_refuse() -> None:
 def test_others_can_help() -> None:
     """If some were sent ahead, and there are others."""
     it = ready_to_send({"s": 1000}, workers=1)
-    it.place("s0", "normal")
+    it.place("s0")
     it.add("s1", "normal")
     assert it.next_ahead() == ("w0", "s1")
     assert not it.can_help
@@ -352,12 +366,17 @@ def test_nothing_is_lost(
             it.add(request, priority)
             waiting[request] = priority
         elif step == "place":
-            given_to = it.place(request, priority)
-            if given_to is None:
-                waiting[request] = priority
-            else:
+            if (given_to := it.place(request)) is not None:
                 assert len(held[given_to]) < places[given_to]
                 give(given_to, request)
+            elif (given_to := it.place_ahead(request)) is not None:
+                assert not waiting
+                assert all(len(held[w]) >= places[w] for w in held)
+                give(given_to, request)
+                assert (len(held[given_to])) * expected <= AHEAD_NANOSECONDS
+            else:
+                it.add(request, priority)
+                waiting[request] = priority
         elif step == "back":
             it.put_back(request, priority)
             waiting[request] = priority

@@ -85,6 +85,8 @@ class Dispatcher:
     resting: dict[Request, None] = attrs.field(factory=dict, init=False)
     _random: Callable[[], float] = attrs.field(default=random.random, init=False)
     quiet: trio.Event = attrs.field(factory=trio.Event, init=False)
+    # Callers whose requests have ended, and who have not gone on yet.
+    returning: int = attrs.field(default=0, init=False)
     closed: bool = attrs.field(default=False, init=False)
     _aborted: bool = attrs.field(default=False, init=False)
     tally: Tally = attrs.field(factory=Tally, init=False)
@@ -121,10 +123,15 @@ class Dispatcher:
             request._gate = gate_of(self.gates, request._function)
         if terms.guarded and not self._guard(request, terms):
             return
-        worker = self.scheduler.place(request, terms.priority)
-        if worker is not None:
+        scheduler = self.scheduler
+        if (worker := scheduler.place(request)) is not None:
             self._give(worker, request)
+        elif (worker := scheduler.place_ahead(request)) is not None:
+            self._give(worker, request, ahead=True)
+            self._look_for_delays()
+            self.team.ask_for_help()
         else:
+            scheduler.add(request, terms.priority)
             self.assign()
             if request._state == "waiting" or request._was_ahead:
                 self.team.ask_for_help()
@@ -143,7 +150,9 @@ class Dispatcher:
         """Go on with a request that was submitted and now has its nursery."""
         if request._state == "sent":
             assert request._worker is not None
-            request._worker.endpoint.peek(wait=True)
+            # Where others are about to go on, they have something to do meanwhile.
+            wait = not self.returning or not self.scheduler.sends_ahead
+            request._worker.endpoint.peek(wait=wait)
         elif request._state == "waiting":
             for worker in [*self.team.workers]:
                 worker.endpoint.peek(wait=False)
@@ -184,6 +193,13 @@ class Dispatcher:
 
     def assign(self) -> None:
         """Give waiting requests the places that are free."""
+        if self.scheduler.waiting:
+            self._match()
+        self._look_for_delays()
+        if self.room:
+            self.offer_room()
+
+    def _match(self) -> None:
         try:
             while (pair := self.scheduler.next_pair()) is not None:
                 self._give(*pair)
@@ -192,10 +208,6 @@ class Dispatcher:
         if self.scheduler.is_refused() and all(w.state == "idle" for w in self.team.workers):
             self._fail_waiting(LocalProtocolError(_REFUSED))
         self._send_ahead()
-        if self.scheduler.can_help and IS_FULL and self.clocks.balances_at == math.inf:
-            self._look_who_is_first()
-        if self.room:
-            self.offer_room()
 
     def _fail_waiting(self, error: LocalProtocolError) -> None:
         """End all that wait for a worker, for nobody says who that would be."""
@@ -295,11 +307,12 @@ class Dispatcher:
         if len(worker.held) > 1 and self.engine.places == 1:
             self._take_back(worker)
 
-    def _look_who_is_first(self) -> None:
+    def _look_for_delays(self) -> None:
         """Look in a moment whether what workers run takes longer than expected."""
-        for worker in self.team.workers:
-            worker.seen = next(iter(worker.held), None)
-        self.clocks.arm_balance(_DRAGS_SECONDS)
+        if self.clocks.balances_at == math.inf and self.scheduler.can_help and IS_FULL:
+            for worker in self.team.workers:
+                worker.seen = next(iter(worker.held), None)
+            self.clocks.arm_balance(_DRAGS_SECONDS)
 
     def _balance(self) -> None:
         """Take back what waits behind a request that takes long, for other workers."""

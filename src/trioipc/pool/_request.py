@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         """What a request asks of the dispatcher that keeps it."""
 
         name: str
+        returning: int
 
         @property
         def serial(self) -> Callable[[], int]:
@@ -147,6 +148,8 @@ class PoolRequest(Generic[T_co]):
     # What its function asks for, while that runs; and how often it was asked for itself.
     _children: dict[Child, None] | None = None
     _depth: int = 0
+    # Whether its caller waits for it and does nothing else until its end.
+    _is_called: bool = False
     # Called when it ends, before anybody else is given its place.
     _return_place: Callable[[], object] | None = None
     # What one of its children has raised though it was cancelled.
@@ -295,6 +298,8 @@ class PoolRequest(Generic[T_co]):
     def _end(self) -> None:
         """Wake whoever waits. The state is "ended"."""
         self._alarm = math.inf
+        if self._is_called:
+            self._dispatcher.returning += 1
         if self._channel is not None:
             self._channel.close()
         if self._over is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, TypeVarTuple, final
 
 import trio
@@ -111,6 +112,7 @@ class WorkerPool:
         self._factory = RequestFactory(self._dispatcher, options, self._strategy)
         self._token = trio.lowlevel.current_trio_token()
         self._forks = _forks[0]
+        self._thread = threading.get_ident()
         self._open = True
         self._served = trio.Event()
         self._dumping = trio.Lock()
@@ -138,6 +140,8 @@ class WorkerPool:
     def _check_run(self) -> None:
         if _forks[0] != self._forks:
             raise RuntimeError("this pool belongs to another process, the one that forked this")
+        if threading.get_ident() == self._thread and self._open:
+            return  # a thread has one run at a time, and this pool does not outlive its own
         try:
             here = trio.lowlevel.current_trio_token() is self._token
         except RuntimeError:
@@ -265,19 +269,24 @@ class WorkerPool:
         gift: Outcome[T] | None = None
         if on_progress is not None:
             request._wants_progress = True
-        # Before its nursery is open, which takes as long as a worker to wake up.
-        self._dispatcher.submit(request)
-        async with trio.open_nursery() as nursery:
-            request._nursery = nursery
-            self._dispatcher.attend(request)
-            if on_progress is not None:
-                failure = await self._report(request, on_progress)
-            if not request._is_over():
-                request._waiter = current_task()
-                await wait_task_rescheduled(request._abort)
-            if nursery.child_tasks:  # its arguments were being copied when it was cancelled
-                gift = capture(request._give)
-                failure = await wait_out_children(nursery) or failure
+        dispatcher = self._dispatcher
+        request._is_called = True
+        try:
+            # Before its nursery is open, which takes as long as a worker to wake up.
+            dispatcher.submit(request)
+            async with trio.open_nursery() as nursery:
+                request._nursery = nursery
+                dispatcher.attend(request)
+                if on_progress is not None:
+                    failure = await self._report(request, on_progress)
+                if not request._is_over():
+                    request._waiter = current_task()
+                    await wait_task_rescheduled(request._abort)
+                if nursery.child_tasks:  # its arguments were being copied when it was cancelled
+                    gift = capture(request._give)
+                    failure = await wait_out_children(nursery) or failure
+        finally:
+            dispatcher.returning -= 1
         if failure is not None:
             request._mention_in(failure)
             raise failure

@@ -188,8 +188,9 @@ class ParentBeside:
 
     def frames(self) -> bytes:
         """Return what the worker is to be told now."""
-        for slab, _ in self._borrowed.settle():
-            self._frames += slab_frame(FREE, slab.number)
+        if self._borrowed.ended:
+            for slab, _ in self._borrowed.settle():
+                self._frames += slab_frame(FREE, slab.number)
         frames, self._frames = self._frames, b""
         return frames
 

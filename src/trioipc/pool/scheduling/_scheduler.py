@@ -130,6 +130,11 @@ class Scheduler(Generic[R, W]):
         return self._held - self._places + self._free
 
     @property
+    def sends_ahead(self) -> bool:
+        """Whether it sends anything ahead at all; not with a strategy of the user's."""
+        return self._planner is None and self.ahead_nanoseconds > 0
+
+    @property
     def can_help(self) -> bool:
         """Whether some were sent ahead, and there are other workers that could have them."""
         return self._held > self._places - self._free and len(self._desks) > 1
@@ -152,7 +157,7 @@ class Scheduler(Generic[R, W]):
         none_waits = not self._queue.size and not self._gated
         if self._free > 0 and (self._waits_for_places or none_waits):
             return False
-        waiting = self._queue.size + len(self._gated) + self.ahead
+        waiting = self._queue.size + len(self._gated) + self._held - self._places + self._free
         return waiting >= self._max_waiting or self._weight > self._max_weight
 
     def add(self, request: R, priority: Priority) -> None:
@@ -231,15 +236,23 @@ class Scheduler(Generic[R, W]):
             desk.load += UNKNOWN - desk.held[request]
             desk.held[request] = UNKNOWN
 
-    def place(self, request: R, priority: Priority) -> W | None:
-        """Give a new request a place at once and return whose; or None, and it waits.
+    def place(self, request: R) -> W | None:
+        """Give a new request a place at once and return whose; None if it must wait.
 
         As `add` and `next_pair`, for the usual case that nobody waits.
         """
         if self._free > 0 and not self._queue.size and self._waits_for_places:
             return self._take_place(request)
-        self.add(request, priority)
         return None
+
+    def place_ahead(self, request: R) -> W | None:
+        """Send a new request ahead at once and return to whom; None if it must wait.
+
+        As `add` and `next_ahead`, for the usual case that nobody waits.
+        """
+        if self._free > 0 or self._queue.size or not self._waits_for_places:
+            return None
+        return self._take_place_ahead(request)
 
     def next_pair(self) -> tuple[W, R] | None:
         """Give the next request that waits a place; None if there is none, or no place.
@@ -278,19 +291,28 @@ class Scheduler(Generic[R, W]):
         None if it must wait: for a worker that is free, or since it or what all hold may take long.
         """
         queue = self._queue
-        if not queue.size or self._free > 0 or not self._desks or self._planner is not None:
+        if not queue.size or self._free > 0 or not self.sends_ahead:
             return None
         request = queue.first()
-        expected = self._expect(request)
-        if expected > self.ahead_nanoseconds:
-            return None
-        worker, desk = min(self._desks.items(), key=_load)
-        if desk.load + expected > self.ahead_nanoseconds or not self._admits(worker, request):
+        worker = self._take_place_ahead(request)
+        if worker is None:
             return None
         queue.pop()
         self._weight -= self._weigh(request)
-        self._hand(desk, request, expected)
         return worker, request
+
+    def _take_place_ahead(self, request: R) -> W | None:
+        expected = self._expect(request)
+        if expected > self.ahead_nanoseconds or not self._desks:
+            return None
+        if len(self._desks) == 1:
+            worker, desk = next(iter(self._desks.items()))
+        else:
+            worker, desk = min(self._desks.items(), key=_load)
+        if desk.load + expected > self.ahead_nanoseconds or not self._admits(worker, request):
+            return None
+        self._hand(desk, request, expected)
+        return worker
 
     def _take_place(self, request: R) -> W:
         worker, desk = self._choose()

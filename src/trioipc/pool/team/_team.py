@@ -133,7 +133,8 @@ class Team:
         """Have another worker do what waits, from the bench or started for it, if there may be."""
         if self.bench:
             self.fill()
-        if len(self.workers) < self.capacity + self.spare:
+        missing = self.size + self.spare - len(self.workers)
+        if missing > 0 or (self.lenders and missing + self.capacity - self.size > 0):
             self.on_demand()
 
     def add(self, worker: PoolWorker) -> None:
