@@ -153,15 +153,15 @@ async def test_nobody_waits_for_an_answer_while_others_can_go_on(
 
         await learn(pool, gate, there)
         async with trio.open_nursery() as nursery:
-            for _ in range(2):
+            for _ in range(3):
                 nursery.start_soon(run_twice, shut, there)
-            await wait_until(lambda: ahead(pool) == 1)
+            await wait_until(lambda: ahead(pool) == 2)
             monkeypatch.setattr(_process.ProcessEndpoint, "peek", watched)
             shut.touch()
             answer = FROM_WORKER.size + len(encode(pool.workers[0].pid).body)
-            _wait_for_bytes(_workers(pool)[0].endpoint._wires.answers, 2 * answer)
+            _wait_for_bytes(_workers(pool)[0].endpoint._wires.answers, 3 * answer)
         await pool.run(gate, there)
-        # One is there to go on when the other asks for its second; the last is alone.
+        # Two are there to go on when the first asks for its second; the last is alone.
         assert waited[0] is False
         assert waited[-1] is True
         assert pool._dispatcher.returning == 0

@@ -150,8 +150,8 @@ class Dispatcher:
         """Go on with a request that was submitted and now has its nursery."""
         if request._state == "sent":
             assert request._worker is not None
-            # Where others are about to go on, they have something to do meanwhile.
-            wait = not self.returning or not self.scheduler.sends_ahead
+            # Where several others are about to go on, they have something to do meanwhile.
+            wait = self.returning < 2 or not self.scheduler.sends_ahead
             request._worker.endpoint.peek(wait=wait)
         elif request._state == "waiting":
             for worker in [*self.team.workers]:
