@@ -35,7 +35,7 @@ def lint(session: nox.Session) -> None:
 def typing(session: nox.Session) -> None:
     """Check the types, for each system that there are branches for, and as users see them."""
     lint_group = nox.project.dependency_groups(PYPROJECT, "lint")
-    session.install(".[network,cli]", *lint_group, *TEST_GROUP)
+    session.install(".[network,cli,dask]", *lint_group, *TEST_GROUP)
     for platform in ("linux", "darwin"):
         session.run("mypy", "--platform", platform)
     examples = sorted(str(path) for path in Path("examples").rglob("*.py"))
@@ -54,7 +54,7 @@ def tests(session: nox.Session) -> None:
 def lowest(session: nox.Session) -> None:
     """Run the tests on the oldest versions that trioipc says it works with."""
     session.install(
-        ".[network,fast,filetype,zstd,cli,opentelemetry]", *TEST_GROUP, *_floors(session)
+        ".[network,fast,filetype,zstd,cli,opentelemetry,dask]", *TEST_GROUP, *_floors(session)
     )
     session.run(*PYTEST, *session.posargs)
 
@@ -114,7 +114,7 @@ def coverage(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Build the docs; a reference that leads nowhere is an error."""
-    session.install(".[opentelemetry]", *nox.project.dependency_groups(PYPROJECT, "docs"))
+    session.install(".[opentelemetry,dask]", *nox.project.dependency_groups(PYPROJECT, "docs"))
     shutil.rmtree("docs/_build", ignore_errors=True)
     session.run("sphinx-build", "-q", "-W", "-n", "--keep-going", "docs", "docs/_build")
 
@@ -122,7 +122,7 @@ def docs(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Measure trioipc beside its peers, and write the page of the docs."""
-    session.install(".", *nox.project.dependency_groups(PYPROJECT, "bench"))
+    session.install(".[dask]", *nox.project.dependency_groups(PYPROJECT, "bench"))
     if shutil.which("npm"):  # for the peer in Node
         session.run("npm", "install", "--prefix", "benchmarks/piscina", external=True)
     os.makedirs("build", exist_ok=True)

@@ -14,6 +14,7 @@ import trio
 from benchmarks import (
     ahead,
     cancelling,
+    cluster,
     compression,
     dispatch,
     large,
@@ -104,6 +105,10 @@ def measure(rounds: int) -> Results:
         piscina = node.measure(3)
         rows[PISCINA] = Row(piscina.back_to_back, piscina.with_gap, piscina.rates[64])
         callers[PISCINA] = piscina.rates
+    first_answers = start.first_answers(rounds)
+    cancels = trio.run(cancelling.measure, 3)
+    held = trio.run(memory.measure, 3)
+    figures += trio.run(cluster.figures, 3)  # last: it loads what the others go without
     return Results(
         machine=machine(),
         peers=rows,
@@ -111,9 +116,9 @@ def measure(rounds: int) -> Results:
         sizes=sizes,
         rates=rates,
         starts=starts,
-        first_answers=start.first_answers(rounds),
-        cancels=trio.run(cancelling.measure, 3),
-        memory=trio.run(memory.measure, 3),
+        first_answers=first_answers,
+        cancels=cancels,
+        memory=held,
         figures=figures,
     )
 

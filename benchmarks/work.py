@@ -73,3 +73,9 @@ def encrypt(key: bytes, nonce: bytes, data: bytes) -> bytes:
 def same(item: object) -> object:
     """Return the item."""
     return item
+
+
+def sleep_and_return(seconds: float, value: int) -> int:
+    """Take some time."""
+    time.sleep(seconds)
+    return value

@@ -36,6 +36,7 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(ImportError|RuntimeWarning|SystemExit|bytes|str|int|float|bool|memoryview|dict)"),
     (r"py:obj", r"faulthandler"),
     (r"py:.*", r"(contextlib|concurrent|multiprocessing|asyncio|anyio|loky|contextvars)\..*"),
+    (r"py:.*", r"distributed\..*"),
 ]
 
 

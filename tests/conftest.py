@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from cluster import cluster
 from trioipc.testing import check_leaks
 from trioipc.testing._leaks import children, open_descriptors
 from watched import Direct
@@ -51,6 +52,13 @@ def nothing_else_on_stderr(
     yield
     text = capfd.readouterr().err
     assert re.fullmatch(pattern, text, re.DOTALL), text
+
+
+@pytest.fixture(scope="session")
+def cluster_address() -> Iterator[str]:
+    """Have a Dask cluster of two workers, with one thread each, for all tests that want one."""
+    with cluster() as address:
+        yield address
 
 
 @pytest.fixture

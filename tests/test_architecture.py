@@ -14,7 +14,7 @@ SOURCE = Path(trioipc.__file__).parent
 # From the ground up. What is not in a folder is on the ground: errors, and the original's numbers.
 # "roof": what only its own users load.
 FLOORS = ["", "memory", "protocol", "worker", "builtin", "pool", "bridge", "cli", "roof"]
-_ROOF = ("testing", "opentelemetry")
+_ROOF = ("testing", "opentelemetry", "dask")
 # What runs in worker processes, and so never imports Trio.
 IN_WORKERS = {"", "memory", "protocol", "worker", "builtin"}
 # Loaded when something is awaited, and so only where Trio runs.

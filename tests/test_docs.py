@@ -19,7 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import trustme
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from cluster import cluster
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -135,6 +138,35 @@ def test_where_work_runs() -> None:
         assert before == "before: to find out what it costs there"
         assert re.fullmatch(r"100 bytes: (inline|thread|process) \(.+\)", little)
         assert re.fullmatch(r"4 MiB: (thread|process) \(.+\)", much)
+
+
+def test_on_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dask runs it."""
+    monkeypatch.setenv("DASK_TEMPORARY_DIRECTORY", str(tmp_path))
+    assert run("on_a_cluster.py").splitlines() == shown("on_a_cluster.py")
+
+
+def test_secure_cluster(tmp_path: Path) -> None:
+    """It is let in with a certificate of the cluster's authority, and not with another's."""
+    ours, theirs = trustme.CA(), trustme.CA()
+    for name, authority in (("ours", ours), ("theirs", theirs)):
+        authority.cert_pem.write_to_path(str(tmp_path / f"{name}-ca.pem"))
+        issued = authority.issue_cert("127.0.0.1")
+        issued.cert_chain_pems[0].write_to_path(str(tmp_path / f"{name}.pem"))
+        issued.private_key_pem.write_to_path(str(tmp_path / f"{name}-key.pem"))
+    files = [str(tmp_path / name) for name in ("ours-ca.pem", "ours.pem", "ours-key.pem")]
+    with cluster(1, 1, *files) as address:
+        assert address.startswith("tls://")
+        assert run("secure_cluster.py", address, *files) == "mean: 2.0\n"
+        files[1:] = [str(tmp_path / name) for name in ("theirs.pem", "theirs-key.pem")]
+        refused = subprocess.run(
+            [sys.executable, "secure_cluster.py", address, *files],
+            cwd=EXAMPLES,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert "WorkerStartError: no connection to a Dask cluster" in refused.stderr
 
 
 def test_compress_files(tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""The contract of `trioipc.pool._endpoint`, for processes, threads, and the fake of the tests."""
+"""The contract of `trioipc.pool._endpoint`: for processes, threads, a Dask cluster, and the fakes.
+
+What does not hold on a cluster is listed in docs/howto/dask.md, under "What changes".
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,9 @@ import jobs
 from fakes import FakeEngine
 from helpers import wait_until
 from trioipc import RequestExitError, WorkerStartError, current_request
+from trioipc.dask import DaskEngine
 from trioipc.pool._statistics import add_up, parts, times_of
+from trioipc.pool.engines._engines import Plan
 from trioipc.pool.engines._process_engine import ProcessEngine
 from trioipc.pool.engines._thread import ThreadEngine
 from trioipc.testing._engine import SimulatedEngine
@@ -52,11 +57,18 @@ def simulated_engine() -> Engine:
     return SimulatedEngine(stand_ins={jobs.cooperate: cooperate, jobs.spin: spin})
 
 
-ENGINES: dict[str, Callable[[], Engine]] = {
-    "fake": fake_engine,
-    "simulated": simulated_engine,
-    "thread": lambda: ThreadEngine("test"),
-    "process": lambda: ProcessEngine("test"),
+def cluster_engine(address: str) -> Engine:
+    """Make one on the cluster that all tests share."""
+    return DaskEngine(address).make_engine(Plan("test", (), 30.0, 0.01, ()))
+
+
+# {name: what makes such an engine, given the address of a cluster}
+ENGINES: dict[str, Callable[[str], Engine]] = {
+    "fake": lambda _: fake_engine(),
+    "simulated": lambda _: simulated_engine(),
+    "thread": lambda _: ThreadEngine("test"),
+    "process": lambda _: ProcessEngine("test"),
+    "dask": cluster_engine,
 }
 WITH_ALL_RUNGS = ["fake", "simulated", "process"]
 
@@ -117,21 +129,29 @@ async def living(engine: Engine) -> AsyncIterator[Living]:
         finally:
             if not it.endpoint.kill():
                 it.endpoint.close()
+    await engine.close()
     assert it.ready == 1
     assert it.death is not None
 
 
 @pytest.fixture(params=list(ENGINES))
-async def worker(request: pytest.FixtureRequest) -> AsyncIterator[Living]:
+async def worker(request: pytest.FixtureRequest, cluster_address: str) -> AsyncIterator[Living]:
     """Provide a living worker of each kind."""
-    async with living(ENGINES[request.param]()) as it:
+    async with living(ENGINES[request.param](cluster_address)) as it:
         yield it
 
 
 @pytest.fixture(params=WITH_ALL_RUNGS)
-async def killable(request: pytest.FixtureRequest) -> AsyncIterator[Living]:
+async def interruptible(request: pytest.FixtureRequest) -> AsyncIterator[Living]:
+    """Provide a living worker of each kind that can be interrupted."""
+    async with living(ENGINES[request.param]("")) as it:
+        yield it
+
+
+@pytest.fixture(params=[*WITH_ALL_RUNGS, "dask"])
+async def killable(request: pytest.FixtureRequest, cluster_address: str) -> AsyncIterator[Living]:
     """Provide a living worker of each kind that can be killed."""
-    async with living(ENGINES[request.param]()) as it:
+    async with living(ENGINES[request.param](cluster_address)) as it:
         yield it
 
 
@@ -151,7 +171,7 @@ async def test_exceptions_are_answers(worker: Living) -> None:
     outcome = answer.unpack()
     assert isinstance(outcome, Error)
     assert isinstance(outcome.error, ValueError)
-    answer = await worker.ask(2, jobs.fail, SystemExit(4))
+    answer = await worker.ask(2, sys.exit, 4)
     assert answer.kind == "exit"
     outcome = answer.unpack()
     assert isinstance(outcome, Error)
@@ -242,33 +262,34 @@ def _generate() -> object:
 
 
 async def test_a_worker_has_a_pid(worker: Living) -> None:
-    """That of its process; on a thread that of this one."""
+    """That of its process, known at the first answer; on a thread that of this one."""
+    await worker.ask(1, jobs.nothing)
     assert isinstance(worker.endpoint.pid, int)
 
 
-async def test_an_interrupt_stops_a_function(killable: Living) -> None:
+async def test_an_interrupt_stops_a_function(interruptible: Living) -> None:
     """One that never looks; the answer says that it was interrupted."""
-    killable.post(1, jobs.spin)
-    await killable.started(1)
-    killable.endpoint.cancel(0, 1, None)
+    interruptible.post(1, jobs.spin)
+    await interruptible.started(1)
+    interruptible.endpoint.cancel(0, 1, None)
     await trio.sleep(0.05)  # it would have been answered by now, had it looked
-    assert killable.answers == {}
-    while not killable.answers:  # as the ladder does: the first may come before it has begun
-        assert killable.endpoint.interrupt()
+    assert interruptible.answers == {}
+    while not interruptible.answers:  # as the ladder does: the first may come before it has begun
+        assert interruptible.endpoint.interrupt()
         await trio.sleep(0.02)
-    answer = await killable.answer(1)
+    answer = await interruptible.answer(1)
     assert (answer.kind, answer.interrupted) == ("stopped", True)
 
 
-async def test_an_interrupt_without_the_word_is_nothing(killable: Living) -> None:
+async def test_an_interrupt_without_the_word_is_nothing(interruptible: Living) -> None:
     """It only says "look at your slot"."""
-    killable.post(1, jobs.cooperate)
-    await killable.started(1)
-    killable.endpoint.interrupt()
+    interruptible.post(1, jobs.cooperate)
+    await interruptible.started(1)
+    interruptible.endpoint.interrupt()
     await trio.sleep(0.05)
-    assert killable.answers == {}
-    killable.endpoint.cancel(0, 1, None)
-    assert not (await killable.answer(1)).interrupted
+    assert interruptible.answers == {}
+    interruptible.endpoint.cancel(0, 1, None)
+    assert not (await interruptible.answer(1)).interrupted
 
 
 async def test_a_killed_worker_answers_nothing(killable: Living) -> None:
@@ -281,6 +302,17 @@ async def test_a_killed_worker_answers_nothing(killable: Living) -> None:
     assert killable.death.exitcode == -9
     assert killable.answers == {}
     assert killable.endpoint.look(0, 1).started
+
+
+async def test_a_cluster_has_two_rungs(cluster_address: str) -> None:
+    """A thread of Dask's cannot be interrupted, and says so; its process can be killed."""
+    async with living(cluster_engine(cluster_address)) as worker:
+        worker.post(1, jobs.cooperate)
+        await worker.started(1)
+        assert not worker.endpoint.interrupt()
+        assert worker.answers == {}
+        worker.endpoint.cancel(0, 1, None)
+        assert (await worker.answer(1)).kind == "stopped"
 
 
 async def test_threads_have_one_rung() -> None:

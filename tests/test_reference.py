@@ -11,6 +11,7 @@ import attrs
 import pytest
 
 import trioipc
+import trioipc.dask
 import trioipc.opentelemetry
 import trioipc.testing
 
@@ -24,6 +25,7 @@ EXAMPLES = [*(ROOT / "docs" / "examples").glob("*.py"), *(ROOT / "examples").rgl
 MODULES = (
     trioipc,
     trioipc.chunks,
+    trioipc.dask,
     trioipc.opentelemetry,
     trioipc.progress,
     trioipc.sizing,

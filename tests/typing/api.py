@@ -22,6 +22,7 @@ from trioipc import (
     current_request,
     operation,
 )
+from trioipc.dask import DaskEngine
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -94,6 +95,8 @@ async def pools() -> None:
     sticky = trioipc.StickyStrategy(lambda function, arguments: arguments[0])
     trioipc.open_worker_pool(strategy=sticky, concurrency={add: 1, "resize": 2})
     trioipc.open_worker_pool(strategy=trioipc.CostWeightedStrategy(lambda *_: 1.5))
+    trioipc.open_worker_pool(engine=DaskEngine("tcp://127.0.0.1:8786", resources={"GPU": 1}))
+    trioipc.open_worker_pool(engine="tcp://127.0.0.1:8786")  # type: ignore[arg-type]
     trioipc.open_worker_pool(concurrency={add: "1"})  # type: ignore[dict-item]
     trioipc.open_worker_pool(strategy=trioipc.StickyStrategy)  # type: ignore[arg-type]
     trioipc.open_worker_pool(strategy="random")  # type: ignore[arg-type]

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from trioipc.bridge._arguments import Options
     from trioipc.pool._instruments import Instrument
     from trioipc.pool._options import Lifespan
+    from trioipc.pool.engines._engines import Elsewhere
     from trioipc.pool.pool import WorkerPool
     from trioipc.pool.scheduling._scheduler import StrategyName
     from trioipc.pool.scheduling._strategy import Strategy
@@ -183,6 +184,7 @@ async def open_worker_bridge(
     context_variables: Iterable[str] = (),
     lifespan: Lifespan | None = None,
     instruments: Iterable[Instrument] = (),
+    engine: Elsewhere | None = None,
 ) -> AsyncIterator[WorkerBridge]:
     """Open workers that encrypt, decrypt and hash.
 
@@ -220,6 +222,8 @@ async def open_worker_bridge(
       context_variables: Names of those that travel with functions of your own.
       lifespan: Makes the context manager that each worker of ``bridge.pool`` lives in.
       instruments: Are told what happens to requests and workers.
+      engine: As in `open_worker_pool`. There is no fallback then, and operations of ``network``
+        stay in a process of this machine, since it is this one's network that they ask about.
 
     Yields:
       The bridge.
@@ -228,9 +232,17 @@ async def open_worker_bridge(
       ValueError: if an option is none of those that there are.
       WorkerStartError: if no worker can be started, and ``fallback`` does not help.
     """
-    kind, reason = _placement_of(placement)
     one_of("fallback", fallback, get_args(Fallback))
-    if kind == "process":
+    kind: PlacementKind
+    if engine is not None:
+        if placement not in (None, "process"):
+            raise ValueError(
+                f"placement must be None or 'process' with an engine, not {placement!r}"
+            )
+        kind, reason, fallback = "process", f"on {engine}", "never"
+    else:
+        kind, reason = _placement_of(placement)
+    if kind == "process" and engine is None:
         # In a process that multiprocessing has not started up yet, nothing must be opened at all:
         # threads would run the main script's work once more in each worker.
         refuse_nested()
@@ -259,6 +271,7 @@ async def open_worker_bridge(
         "context_variables": tuple(context_variables),
         "lifespan": lifespan,
         "instruments": tuple(instruments),
+        "engine": engine,
     }
     async with AsyncExitStack() as stack:
         home = await open_home(stack, size, kind, reason, fallback, options)

@@ -128,8 +128,8 @@ class Clocks:
             # for ever, whichever clock it has.
             if now >= request._queue_expires:
                 self._ran_out(request, "queue", request._terms.queue_timeout)
-            elif request._was_ahead:  # what its worker runs has clocks of its own
-                request._was_ahead = request._is_behind()
+            elif request._was_ahead or _queues(request):  # what runs there has its own clocks
+                request._was_ahead = request._was_ahead and request._is_behind()
                 self.posted(request)
             elif now >= request._posted_at + timeout:
                 self._ran_out(request, "run", timeout)
@@ -163,3 +163,7 @@ class Clocks:
     def _ran_out(self, request: Request, clock: str, seconds: float, what: str = "") -> None:
         what = what or f"{request.id} took longer than {seconds} s"
         self._expire(request, RequestTimeoutError(f"{what} (the {clock} clock)", clock=clock))
+
+
+def _queues(request: Request) -> bool:
+    return request._worker is not None and request._worker.endpoint.queues

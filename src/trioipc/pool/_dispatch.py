@@ -55,6 +55,9 @@ _DRAGS_SECONDS = 0.001
 
 _REFUSED = "the strategy gave no request to any worker, though some wait and no worker is busy"
 
+# Of priorities, for engines that have queues of their own.
+RANKS = {"low": -1, "normal": 0, "high": 1}
+
 # A request whose workers die before they have begun it is moved on, but not for ever.
 _MOVES_LIMIT = 5
 
@@ -338,6 +341,8 @@ class Dispatcher:
             left = min(request._deadline, request._expires) - trio.current_time()
         if terms.guarded:
             self.clocks.posted(request)
+        if self.engine.ranks:
+            request._call.rank = RANKS[terms.priority]  # type: ignore[attr-defined]
         try:
             endpoint.post(
                 request._call,
@@ -409,6 +414,7 @@ class Dispatcher:
 
     def _look_at_the_end(self, worker: PoolWorker, request: Request) -> None:
         snapshot = worker.endpoint.look(request._slot, request._generation)
+        request._pid = worker.endpoint.pid
         request._final = snapshot
         request._seconds = snapshot.seconds
         if request._channel is not None:

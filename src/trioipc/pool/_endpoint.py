@@ -1,4 +1,4 @@
-"""The one seam to what executes: processes and threads today, a distributed engine later.
+"""The one seam to what executes: processes and threads here, or a cluster elsewhere.
 
 Nothing above it may know which it is talking to. An `Engine` prepares calls and makes endpoints; an
 `Endpoint` is one worker, for as long as that lives.
@@ -192,6 +192,15 @@ class Engine(ABC):
     watched: bool = False
     """Whether its workers may stop, or go mad, and so must be looked at."""
 
+    ranks: bool = False
+    """Whether calls take their priority along, in ``rank``: 1 is high, -1 is low."""
+
+    chunk_seconds: float = 0.002
+    """How much work is sent at a time by a map: a request costs some per cent of it."""
+
+    natural_size: int | None = None
+    """How many workers there are to be if nobody says; None if that is asked before it is known."""
+
     @cached_property
     def ledger(self) -> Ledger:
         """Under which number each operation is counted."""
@@ -272,6 +281,9 @@ class Endpoint(ABC):
 
     pid: int | None = None
     """Its process; None before it is known, and for threads that of this process."""
+
+    queues: bool = False
+    """Whether a call may wait there for others before it begins, and so has no clock before."""
 
     asked: Callable[[int, Ask], None]
     """Called with the generation of a call whose function asks for something, and what."""

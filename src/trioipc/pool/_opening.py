@@ -9,7 +9,7 @@ import trio
 
 from trioipc.pool._block import block
 from trioipc.pool._options import Options, homes, module_names, one_of, seconds, variables
-from trioipc.pool.engines._engines import KINDS, Kind, engine_of
+from trioipc.pool.engines._engines import KINDS, Elsewhere, Kind, engine_elsewhere, engine_of
 from trioipc.pool.pool import WorkerPool
 from trioipc.sizing import usable_cores
 
@@ -54,6 +54,7 @@ async def open_worker_pool(
     lifespan: Lifespan | None = None,
     instruments: Iterable[Instrument] = (),
     concurrency: Concurrency | None = None,
+    engine: Elsewhere | None = None,
 ) -> AsyncIterator[WorkerPool]:
     """Open a pool of workers for as long as the block lasts.
 
@@ -70,7 +71,8 @@ async def open_worker_pool(
       strategy: ``"least-busy"``, ``"round-robin"``, or a `Strategy`.
       task_timeout: Seconds that a request may run.
       queue_timeout: Seconds that it may wait before that.
-      start_timeout: Seconds that a worker has to get ready.
+      start_timeout: Seconds that a worker has to get ready; with an ``engine``, that connecting may
+        take, and that requests wait where there is no worker for them.
       stall_timeout: Seconds that a function may neither write progress or a phase nor look whether
         it is cancelled; what stands still longer is ended, at the latest a fifth, or two seconds,
         after that.
@@ -115,6 +117,11 @@ async def open_worker_pool(
       instruments: Are told what happens to requests and workers.
       concurrency: The most requests that run at once of each function, or operation by its name;
         at least 1. Others wait, and leave their places to other functions.
+      engine: What executes, if not processes or threads of this machine: a
+        `trioipc.dask.DaskEngine`. Then ``size`` is how many requests are with it at a time; None is
+        two for each thread that it has when the pool opens, and at least four. ``kind`` and
+        ``strategy`` stay as they are, and what is of worker processes only, from ``min_size`` to
+        ``lifespan``, is refused.
 
     Raises:
       WorkerStartError: if no worker can be started, a module not be loaded, or the lifespan not
@@ -125,7 +132,7 @@ async def open_worker_pool(
     Cancellation: entering and leaving are checkpoints; no worker outlives the block.
     """
     options = Options(
-        size=usable_cores() if size is None else size,
+        size=(usable_cores() if engine is None else 1) if size is None else size,
         strategy=strategy,
         task_timeout=task_timeout,
         queue_timeout=queue_timeout,
@@ -149,14 +156,18 @@ async def open_worker_pool(
         instruments=instruments,
         concurrency=concurrency,
     )
-    engine = engine_of(
-        one_of("kind", kind, KINDS),
-        options,
-        module_names(modules) + homes(options.carried),
-        seconds("start_timeout", start_timeout),
-        variables(context_variables) + variables(options.carried),
+    one_of("kind", kind, KINDS)
+    names = module_names(modules) + homes(options.carried)
+    timeout = seconds("start_timeout", start_timeout)
+    context = variables(context_variables) + variables(options.carried)
+    made = (
+        engine_of(kind, options, names, timeout, context)
+        if engine is None
+        else engine_elsewhere(engine, kind, options, names, timeout, context)
     )
-    async with open_on(engine, options) as pool:
+    async with open_on(made, options) as pool:
+        if size is None and made.natural_size is not None:
+            pool._dispatcher.team.size = made.natural_size
         yield pool
 
 

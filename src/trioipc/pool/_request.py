@@ -20,6 +20,7 @@ from trioipc._errors import (
     RequestExitError,
     RequestTimeoutError,
     WorkerCrashedError,
+    WorkerError,
 )
 from trioipc.pool._progress import Progress, ProgressChannel, progress_of
 from trioipc.pool.engines._payload import function_name
@@ -512,6 +513,8 @@ class PoolRequest(Generic[T_co]):
             attempts=self._attempts,
             seconds_running=snapshot.seconds,
         )
+        if exitcode is None and isinstance(death.error, WorkerError):
+            error.args = (f"the worker that ran {self.id} is gone: {death.error}",)
         if reason in _CONDEMNED:
             error.args = (f"the worker that ran {self.id} was {reason}, and was killed",)
         elif error.signal is not None:

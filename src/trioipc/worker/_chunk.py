@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 # are plain numbers, and of which type; whether any item was begun; whether the answer of the
 # request is the result of the next item; and how long it all took, in nanoseconds.
 FINISHED, NUMBERS, TYPE, BEGUN, ANSWERED, TOOK = range(6)
+# What is in the place of BEGUN where a log was lost with its worker: all may have been begun.
+ALL_BEGUN = 2
 _HEAD = 8
 _HEAD_BYTES = _HEAD * 8
 
@@ -206,6 +208,14 @@ class SharedLog:
 
     def _count_numbers(self) -> int:
         return min(self.head[FINISHED], self.head[NUMBERS])
+
+    def written(self) -> int:
+        """Say how many bytes of the memory hold something, from its first byte on."""
+        end = len(self.memory) - len(self._pickles)
+        finished = self.head[FINISHED]
+        if finished > self._count_numbers():
+            end += self.numbers[finished - 1] + 1
+        return end
 
     def room(self) -> float:
         """Say how many such items would have filled the log, by those that are in it."""

@@ -21,11 +21,9 @@ if TYPE_CHECKING:
     from trioipc.pool._request import PoolRequest
     from trioipc.worker._chunk import Log
 
-# What a chunk should take: a request costs about 0.05 ms, and is then some per cent of it. Between
-# 0.25 and 10 ms it made no difference.
-_TARGET_NANOSECONDS = 2_000_000
-# What is begun in it at most. Items may turn out to take longer than those before them.
-_QUOTA_SECONDS = 0.01
+# For so many times what a chunk should take are items begun in it, at most: they may turn out to
+# take longer than those before them.
+_QUOTA_PARTS = 5
 # How much a chunk may be larger, or smaller, than the one before.
 _GROWTH = 4
 # Beyond that there is nothing to be gained, and the event loop would wait for them to be pickled.
@@ -64,10 +62,13 @@ class Sizer:
     Args:
       fixed: How many each has; None to find out.
       limit: How many it may have.
+      seconds: What it should take: for worker processes, to which a request costs about 0.05 ms,
+        anything between 0.25 and 10 ms made no difference.
     """
 
     _fixed: int | None = None
     _limit: float = math.inf
+    _seconds: float = 0.002
     _wanted: float = attrs.field(default=1.0, init=False)
     # What their bytes allow, and those of their results.
     _sendable: float = attrs.field(default=math.inf, init=False)
@@ -84,7 +85,7 @@ class Sizer:
     @property
     def quota(self) -> float:
         """For how many seconds items of one chunk may be begun."""
-        return _QUOTA_SECONDS if self._fixed is None else math.inf
+        return _QUOTA_PARTS * self._seconds if self._fixed is None else math.inf
 
     def learn(self, sent: int, done: int, nanoseconds: int, room: float) -> None:
         """Take into account how a chunk went.
@@ -95,7 +96,7 @@ class Sizer:
           nanoseconds: How long that took.
           room: How many results such as these there is room for.
         """
-        by_time = _TARGET_NANOSECONDS * max(done, 1) / max(nanoseconds, 1)
+        by_time = self._seconds * 1e9 * max(done, 1) / max(nanoseconds, 1)
         if done < sent:
             least, most = 1.0, float(done)
         else:  # not all at once: its worker may just have had to wait for a processor

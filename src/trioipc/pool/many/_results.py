@@ -108,7 +108,8 @@ class MapResults(Generic[T]):
         limit = math.inf
         if options.max_pending is not None:
             limit = max(1, options.max_pending // self._window)
-        self._sizer = Sizer(1 if options.alone else options.chunk_size, limit)
+        seconds = dispatcher.engine.chunk_seconds
+        self._sizer = Sizer(1 if options.alone else options.chunk_size, limit, seconds)
         self._line = Line(ordered=options.ordered)
         self._sent: dict[Chunk, None] = {}
         # Memory for logs that no chunk has now.

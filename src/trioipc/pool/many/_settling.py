@@ -3,10 +3,12 @@
 Rule 1: what the log counts is finished, however the request ended.
 Rule 2: how it ended is the outcome of the item that was running then, and of no other.
 Rule 3: what had not begun is still to be done.
+Rule 4: of a log that was lost with its worker nobody knows what it said: all may have begun.
 """
 
 from __future__ import annotations
 
+import copy
 import pickle
 from typing import TYPE_CHECKING, Any, final
 
@@ -22,7 +24,7 @@ from trioipc._errors import (
 )
 from trioipc.pool.many._chunking import Chunk
 from trioipc.protocol._codec import payload_error
-from trioipc.worker._chunk import ANSWERED, BEGUN, FINISHED, SharedLog
+from trioipc.worker._chunk import ALL_BEGUN, ANSWERED, BEGUN, FINISHED, SharedLog
 
 if TYPE_CHECKING:
     from trioipc.pool._request import PoolRequest
@@ -71,9 +73,12 @@ def settle(chunk: Chunk, retries: int) -> Settled:
         outcome = _outcome_of(request)
     if outcome is None:
         return Settled(outcomes, values, _chunks(others))
-    if not begun and len(others) > 1 and not _is_of_all(request, outcome):
-        # One of them did this, before it began: let us see which.
-        return Settled(rest=[Chunk(others, alone=True)])
+    if len(others) > 1 and not _is_of_all(request, outcome):
+        if begun == ALL_BEGUN and not retries and isinstance(outcome, Error):
+            return Settled([outcome, *(Error(_same(outcome.error)) for _ in others[1:])])
+        if not begun or begun == ALL_BEGUN:
+            # One of them did this: let us see which.
+            return Settled(rest=[Chunk(others, alone=True)])
     crash = request._failure
     if retries and isinstance(crash, WorkerCrashedError) and not request._stopped:
         again = Chunk(others[:1], alone=True, crashes=(crash,))
@@ -129,10 +134,11 @@ def _is_of_all(request: PoolRequest[Any], outcome: Outcome[Any]) -> bool:
     return _is_of_map(request, error)
 
 
-def _same(error: BaseException) -> RequestTimeoutError:
+def _same(error: BaseException) -> BaseException:
     """Make an error of one's own of one that ends several items."""
-    assert isinstance(error, RequestTimeoutError)
-    return RequestTimeoutError(str(error), clock=error.clock, rung=error.rung)
+    same = copy.copy(error)
+    same.__cause__ = error.__cause__
+    return same
 
 
 def _results_of(log: Log) -> tuple[list[Outcome[Any]], list[Any]]:
