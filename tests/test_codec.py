@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -33,6 +36,7 @@ from trioipc.protocol._codec import (
     split_frames,
     with_places,
 )
+from trioipc.protocol._parcel import Parcel
 
 
 def travel(value: object) -> Any:
@@ -227,3 +231,71 @@ def test_payload_errors_say_what_and_why() -> None:
 def test_encoded_without_buffers_is_its_body() -> None:
     """No table is written where nothing is beside."""
     assert with_places(Encoded(b"body"), []) == b"body"
+
+
+# ---- parcels
+
+
+def pickled_views(parcel: Parcel) -> tuple[bytes, list[memoryview]]:
+    """Pickle a parcel as Dask does, which keeps views of its buffers."""
+    views: list[memoryview] = []
+    body = pickle.dumps(
+        parcel, protocol=5, buffer_callback=lambda buffer: views.append(memoryview(buffer))
+    )
+    return body, views
+
+
+BIG = bytes(range(256)) * 100
+WHOLE: dict[str, Any] = {
+    "bytes": BIG,
+    "a bytearray": bytearray(BIG),
+    "a view": memoryview(bytearray(BIG)),
+    "a part": memoryview(BIG)[100:20_000],
+    "a writable part": memoryview(bytearray(BIG))[100:20_000],
+    "an array": np.arange(5000),
+    "a part of an array": np.arange(5000)[100:3000],
+    "a column": np.asfortranarray(np.arange(5000).reshape(50, 100)),
+    "a view of that": memoryview(np.asfortranarray(np.arange(5000).reshape(50, 100))),
+}
+
+
+@pytest.mark.parametrize("has_numpy", [True, False])
+@pytest.mark.parametrize("value", WHOLE.values(), ids=WHOLE.keys())
+def test_parcels_have_no_views_of_views(
+    value: Any, has_numpy: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which would crash the collector; and what they hold arrives, twice if need be."""
+    if not has_numpy:
+        monkeypatch.setattr("trioipc.protocol._parcel._array", None)
+    parcel = Parcel.of(encode(lift(value)), "label")
+    assert not any(type(memoryview(buffer).obj) is memoryview for buffer in parcel.buffers)
+    for _ in range(2):  # Dask's scheduler passes it on
+        body, views = pickled_views(parcel)
+        for view in views:
+            assert type(view.obj) is not memoryview
+            assert (view.format, view.ndim) == ("B", 1)
+            if has_numpy:  # nothing was copied
+                assert any(np.shares_memory(view, memoryview(b)) for b in parcel.buffers)
+        parcel = pickle.loads(body, buffers=[view.toreadonly() for view in views])
+    assert parcel.label == ("label",)
+    arrived = parcel.open()
+    assert type(arrived) is type(value)
+    assert memoryview(arrived).tobytes("A") == memoryview(value).tobytes("A")
+
+
+def test_parcels_can_be_collected() -> None:
+    """With whoever keeps views of them, in a circle, whoever is older."""
+    code = (
+        "import gc, pickle, sys\n"
+        "from trioipc.protocol._codec import encode, lift\n"
+        "from trioipc.protocol._parcel import Parcel\n"
+        "gc.disable()\n"
+        "parcel = Parcel.of(encode(lift(b'x' * 100_000)))\n"
+        "circle = []\n"
+        "pickle.dumps(parcel, 5, buffer_callback=lambda b: circle.append(memoryview(b)))\n"
+        "circle.append(circle)\n"
+        "del parcel, circle\n"
+        "print(gc.collect() > 0)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "True\n", "")

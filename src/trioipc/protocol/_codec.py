@@ -201,8 +201,11 @@ def encode(
     def keep_inside(buffer: pickle.PickleBuffer) -> bool:
         view = buffer.raw()
         kind = _KINDS.get(type(view.obj), VIEW)
-        if type(view.obj) is memoryview and view.obj.c_contiguous:
-            # Not a view of a view: before 3.13, collecting such a pair crashes the interpreter.
+        if type(view.obj) is memoryview:
+            # No view of a view: before Python 3.12.7, the interpreter crashes when such a pair is
+            # collected as garbage (gh-77894).
+            if not view.obj.c_contiguous:
+                return True
             view = memoryview(view.obj).cast("B")
         if len(views) >= places_limit or (
             len(view) < OUT_OF_BAND and type(view.obj) not in _ALWAYS_BESIDE
