@@ -276,8 +276,9 @@ async def test_a_lost_scheduler() -> None:
                 await pool.run(jobs.echo, 1)
 
 
-async def test_a_scheduler_that_stands_still() -> None:
+async def test_a_scheduler_that_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits for it for ever: not who is cancelled, and not who leaves the pool."""
+    monkeypatch.setattr("trioipc.dask._link.KILL_SECONDS", 1.0)  # which is long for a test
     with apart() as parts:
         scheduler = parts.start_scheduler()
         parts.start_worker(nanny=True)
@@ -339,7 +340,7 @@ async def test_the_last_worker_is_lost(tmp_path: Path) -> None:
             errors.append(caught.value)
 
         engine = DaskEngine(parts.address)
-        async with open_worker_pool(3, engine=engine, start_timeout=5.0) as pool:
+        async with open_worker_pool(3, engine=engine, start_timeout=4.0) as pool:
             await _until_it_runs(pool)
             with trio.fail_after(40):
                 async with trio.open_nursery() as nursery:
@@ -401,28 +402,27 @@ async def test_a_module_that_is_not_there(cluster_address: str) -> None:
             raise AssertionError
 
 
-async def test_workers_are_killed_all_the_time() -> None:
+async def test_workers_are_killed_all_the_time(cluster_address: str) -> None:
     """None of 200 requests is lost, and none is wrong."""
     restarts = Counter[str]()
-    with cluster(2) as address:
-        async with open_worker_pool(engine=DaskEngine(address)) as pool:
-            got: dict[int, int] = {}
+    async with open_worker_pool(engine=DaskEngine(cluster_address)) as pool:
+        got: dict[int, int] = {}
 
-            async def ask(number: int) -> None:
-                got[number] = await pool.run(
-                    cluster_jobs.ten_milliseconds, number, idempotent=True, max_retries=9
-                )
+        async def ask(number: int) -> None:
+            got[number] = await pool.run(
+                cluster_jobs.ten_milliseconds, number, idempotent=True, max_retries=9
+            )
 
-            async with trio.open_nursery() as nursery:
-                for number in range(200):
-                    nursery.start_soon(ask, number)
-                for _ in range(2):
-                    await wait_until(lambda: len(got) > 50 * (1 + restarts["tries"]))
-                    restarts["tries"] += 1
-                    with pytest.raises(WorkerCrashedError):
-                        await pool.run(jobs.kill_self, 9, priority="high")
-            assert got == {number: number for number in range(200)}
-            assert pool.statistics().restarts["crashed"] >= 2
+        async with trio.open_nursery() as nursery:
+            for number in range(200):
+                nursery.start_soon(ask, number)
+            for _ in range(2):
+                await wait_until(lambda: len(got) > 50 * (1 + restarts["tries"]))
+                restarts["tries"] += 1
+                with pytest.raises(WorkerCrashedError):
+                    await pool.run(jobs.kill_self, 9, priority="high")
+        assert got == {number: number for number in range(200)}
+        assert pool.statistics().restarts["crashed"] >= 2
 
 
 # ---- many

@@ -77,7 +77,7 @@ def _apart(buffer: Buffer) -> pickle.PickleBuffer:
     whole: Any = buffer
     if type(buffer) is memoryview:
         whole = buffer.obj
-        if type(whole) not in (bytes, bytearray) or len(whole) != len(buffer):
+        if not isinstance(whole, bytes | bytearray) or len(whole) != len(buffer):
             if _array is not None:
                 whole = _array(buffer, "u1")
             else:
