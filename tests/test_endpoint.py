@@ -269,15 +269,16 @@ async def test_a_worker_has_a_pid(worker: Living) -> None:
 
 async def test_an_interrupt_stops_a_function(interruptible: Living) -> None:
     """One that never looks; the answer says that it was interrupted."""
-    interruptible.post(1, jobs.spin)
-    await interruptible.started(1)
-    interruptible.endpoint.cancel(0, 1, None)
+    await interruptible.ask(1, jobs.nothing)  # its module is there: what begins, runs at once
+    interruptible.post(2, jobs.spin)
+    await interruptible.started(2)
+    interruptible.endpoint.cancel(0, 2, None)
     await trio.sleep(0.05)  # it would have been answered by now, had it looked
-    assert interruptible.answers == {}
-    while not interruptible.answers:  # as the ladder does: the first may come before it has begun
+    assert 2 not in interruptible.answers
+    while 2 not in interruptible.answers:  # as the ladder does: one may come before it has begun
         assert interruptible.endpoint.interrupt()
         await trio.sleep(0.02)
-    answer = await interruptible.answer(1)
+    answer = await interruptible.answer(2)
     assert (answer.kind, answer.interrupted) == ("stopped", True)
 
 
