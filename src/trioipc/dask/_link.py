@@ -41,7 +41,8 @@ ANSWER_SECONDS = 2.0
 
 _SIGKILL = -9
 
-_RELEASE_SECONDS = 0.02
+# Results are let go of together with the next call, or after this.
+_RELEASE_SECONDS = 0.1
 
 
 @final
@@ -142,6 +143,8 @@ class Link:
         self._comm = self._client.scheduler_comm
         self._errands: dict[str, Errand] = {}  # {key: what is under way}
         self._tasks: set[asyncio.Future[None]] = set()
+        # {key: a task that is done, whose result Dask still has}
+        self._done: dict[str, Future[Any]] = {}
         # {address of a worker: the request to whose end its process was killed}
         self._killed: dict[str, Errand] = {}
         self._client.subscribe_topic(topic, self._hear)
@@ -202,6 +205,8 @@ class Link:
         if failure is not None:
             errand.tell(errand, Death(error=WorkerError(failure)))
             return
+        # Before the next is submitted: so both go out in one message.
+        self._done.clear()
         try:
             errand.future = self._submit(errand)
         except Exception as error:  # a warning that is an error, say
@@ -220,7 +225,8 @@ class Link:
             errand.gone.set()
             # Dask lets go of the result with the last reference. Not now: messages to the scheduler
             # are 10 ms apart, so the next call would have to wait for this one.
-            self._client.loop.call_later(_RELEASE_SECONDS, id, errand.future)
+            self._done[errand.key] = errand.future
+            self._client.loop.call_later(_RELEASE_SECONDS, self._done.pop, errand.key, None)
             errand.future = None
 
     def _submit(self, errand: Errand) -> Future[Any]:
