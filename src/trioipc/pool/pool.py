@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import threading
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, TypeVarTuple, final
 
 import trio
@@ -112,7 +111,6 @@ class WorkerPool:
         self._factory = RequestFactory(self._dispatcher, options, self._strategy)
         self._token = trio.lowlevel.current_trio_token()
         self._forks = _forks[0]
-        self._thread = threading.get_ident()
         self._open = True
         self._served = trio.Event()
         self._dumping = trio.Lock()
@@ -140,8 +138,6 @@ class WorkerPool:
     def _check_run(self) -> None:
         if _forks[0] != self._forks:
             raise RuntimeError("this pool belongs to another process, the one that forked this")
-        if threading.get_ident() == self._thread and self._open:
-            return  # a thread has one run at a time, and this pool does not outlive its own
         try:
             here = trio.lowlevel.current_trio_token() is self._token
         except RuntimeError:

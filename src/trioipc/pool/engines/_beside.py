@@ -188,9 +188,8 @@ class ParentBeside:
 
     def frames(self) -> bytes:
         """Return what the worker is to be told now."""
-        if self._borrowed.ended:
-            for slab, _ in self._borrowed.settle():
-                self._frames += slab_frame(FREE, slab.number)
+        for slab, _ in self._borrowed.settle():
+            self._frames += slab_frame(FREE, slab.number)
         frames, self._frames = self._frames, b""
         return frames
 

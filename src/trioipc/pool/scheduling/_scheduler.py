@@ -157,7 +157,7 @@ class Scheduler(Generic[R, W]):
         none_waits = not self._queue.size and not self._gated
         if self._free > 0 and (self._waits_for_places or none_waits):
             return False
-        waiting = self._queue.size + len(self._gated) + self._held - self._places + self._free
+        waiting = self._queue.size + len(self._gated) + self.ahead
         return waiting >= self._max_waiting or self._weight > self._max_weight
 
     def add(self, request: R, priority: Priority) -> None:
@@ -305,10 +305,7 @@ class Scheduler(Generic[R, W]):
         expected = self._expect(request)
         if expected > self.ahead_nanoseconds or not self._desks:
             return None
-        if len(self._desks) == 1:
-            worker, desk = next(iter(self._desks.items()))
-        else:
-            worker, desk = min(self._desks.items(), key=_load)
+        worker, desk = min(self._desks.items(), key=_load)
         if desk.load + expected > self.ahead_nanoseconds or not self._admits(worker, request):
             return None
         self._hand(desk, request, expected)

@@ -133,8 +133,7 @@ class Team:
         """Have another worker do what waits, from the bench or started for it, if there may be."""
         if self.bench:
             self.fill()
-        missing = self.size + self.spare - len(self.workers)
-        if missing > 0 or (self.lenders and missing + self.capacity - self.size > 0):
+        if len(self.workers) < self.capacity + self.spare:
             self.on_demand()
 
     def add(self, worker: PoolWorker) -> None:
