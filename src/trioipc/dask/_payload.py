@@ -7,19 +7,19 @@ import inspect
 from typing import TYPE_CHECKING, Any, final
 
 import attrs
-from outcome import Error, Value
 
 from trioipc._errors import PayloadError, SharedStateError
 from trioipc.memory._ring import Streamed
+from trioipc.pool._endpoint import LightCall
 from trioipc.pool.engines._payload import (
-    _KINDS,
+    KINDS,
     cannot_pickle,
-    exit_error,
     function_name,
     refuse_asynchronous,
     refuse_values,
+    unpickle_answer,
 )
-from trioipc.protocol._codec import EXIT, VALUE, encode, lift_arguments, payload_error
+from trioipc.protocol._codec import encode, lift_arguments
 from trioipc.worker._chunk import run_chunk
 from trioipc.worker._cluster import NO_STATE
 
@@ -37,7 +37,7 @@ _PATHS = frozenset(("source", "pieces", "destination"))
 
 @final
 @attrs.define(eq=False)
-class ClusterCall:
+class ClusterCall(LightCall):
     """A pickled call."""
 
     encoded: Encoded
@@ -45,28 +45,12 @@ class ClusterCall:
     # Of a chunk of a map: where its results go when they are here.
     log: memoryview | None = None
     rank: int = 0
-    loads: bool = attrs.field(default=False, init=False)
-    expected: None = attrs.field(default=None, init=False)
 
-    @property
-    def held(self) -> int:
-        """How many bytes of ours it is, while it waits."""
-        return self.encoded.held()
-
-    @property
-    def nbytes(self) -> int:
-        """How many bytes travel, and may come back in a log."""
+    def __attrs_post_init__(self) -> None:
         encoded = self.encoded
-        return len(encoded.body) + sum(map(len, encoded.buffers)) + len(self.log or b"")
-
-    async def load(self) -> None:
-        """Do nothing."""
-
-    async def feed(self) -> None:
-        """Do nothing."""
-
-    def drop(self) -> None:
-        """Do nothing."""
+        self.held = encoded.held()
+        # What travels, and may come back in a log.
+        self.nbytes = len(encoded.body) + sum(map(len, encoded.buffers)) + len(self.log or b"")
 
 
 def prepare(
@@ -158,7 +142,7 @@ class ClusterAnswer:
     __slots__ = ("_code", "_parcel", "interrupted", "kind", "lands")
 
     def __init__(self, kind: int, parcel: Parcel | None) -> None:
-        self.kind = _KINDS[kind]
+        self.kind = KINDS[kind]
         self.interrupted = False
         self.lands = False
         self._code = kind
@@ -171,18 +155,7 @@ class ClusterAnswer:
         """Unpickle it; see `Answer.unpack`."""
         parcel, self._parcel = self._parcel, None
         assert parcel is not None
-        try:
-            value = parcel.open()
-        except (Exception, SystemExit) as error:
-            lost = payload_error(f"the {self.kind} that came back", error)
-            lost.__cause__ = error
-            return Error(lost)
-        try:
-            if self._code == VALUE:
-                return Value(value)
-            return Error(exit_error(*value) if self._code == EXIT else value)
-        finally:
-            del value  # a traceback that was unpickled here holds this frame
+        return unpickle_answer(self._code, parcel.open)
 
     def drop(self) -> None:
         """Let go of it."""

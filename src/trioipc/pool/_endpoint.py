@@ -118,7 +118,7 @@ class Call(Protocol):
 
 @attrs.define(eq=False)
 class LightCall:
-    """A `Call` for which nothing is copied, and which takes none of the pool's memory."""
+    """A `Call` for which nothing is copied; it takes none of the pool's memory but what it says."""
 
     loads: bool = attrs.field(default=False, init=False)
     held: int = attrs.field(default=0, init=False)

@@ -146,7 +146,8 @@ class ProcessCall:
             self.inlet.detach()
 
 
-_KINDS = {
+# {kind of the codec: as which an answer counts}
+KINDS = {
     NONE: "value",
     VALUE: "value",
     ERROR: "error",
@@ -155,6 +156,27 @@ _KINDS = {
     SKIPPED: "skipped",
     STOPPED: "stopped",
 }
+
+
+def unpickle_answer(kind: int, unpickle: Callable[[], Any]) -> Outcome[Any]:
+    """Make of what came back what the function gave, or why that is lost.
+
+    Args:
+      kind: One of the codec's, of those that have a value.
+      unpickle: Gives the value.
+    """
+    try:
+        value = unpickle()
+    except (Exception, SystemExit) as error:
+        lost = payload_error(f"the {KINDS[kind]} that came back", error)
+        lost.__cause__ = error
+        return Error(lost)
+    try:
+        if kind == VALUE:
+            return Value(value)
+        return Error(exit_error(*value) if kind == EXIT else value)
+    finally:
+        del value  # a traceback that was unpickled here holds this frame
 
 
 @final
@@ -182,7 +204,7 @@ class ProcessAnswer:
         segments: dict[int, Segment],
         body: bytes,
     ) -> None:
-        self.kind = _KINDS[kind]
+        self.kind = KINDS[kind]
         self.interrupted = bool(flags & INTERRUPTED)
         self._kind = kind
         self._flags = flags
@@ -207,21 +229,12 @@ class ProcessAnswer:
         if self._kind == NONE:
             return Value(None)
         try:
-            value = decode(self._body, self._flags, self._views, self._segments)
-        except (Exception, SystemExit) as error:
-            lost = payload_error(f"the {self.kind} that came back", error)
-            lost.__cause__ = error
-            return Error(lost)
+            return unpickle_answer(self._kind, self._open)
         finally:
             self.drop()
-        try:
-            if self._kind == VALUE:
-                return Value(value)
-            if self._kind == EXIT:
-                return Error(exit_error(*value))
-            return Error(value)
-        finally:
-            del value  # a traceback that was unpickled here holds this frame
+
+    def _open(self) -> Any:
+        return decode(self._body, self._flags, self._views, self._segments)
 
     def drop(self) -> None:
         """Let go of the bytes."""
@@ -264,7 +277,7 @@ def plain_answer(kind: int, flags: int, views: Sequence[memoryview], body: bytes
     """
     interrupted = bool(flags & INTERRUPTED)
     if kind in (NONE, SKIPPED, STOPPED):
-        return PlainAnswer(_KINDS[kind], Value(None), interrupted=interrupted)
+        return PlainAnswer(KINDS[kind], Value(None), interrupted=interrupted)
     value = decode_plain(body, flags, views)
     outcome: Outcome[Any] = Value(value)
     if kind == EXIT:
@@ -273,7 +286,7 @@ def plain_answer(kind: int, flags: int, views: Sequence[memoryview], body: bytes
         if not isinstance(value, Exception):
             raise RemoteProtocolError("a built-in operation failed with what is no exception")
         outcome = Error(value)
-    return PlainAnswer(_KINDS[kind], outcome, interrupted=interrupted)
+    return PlainAnswer(KINDS[kind], outcome, interrupted=interrupted)
 
 
 def _plain_exit(value: Any) -> RequestExitError:
