@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Literal, final
 import attrs
 import trio
 from outcome import Error
-from trio.lowlevel import enable_ki_protection
 
 from trioipc._errors import (
     LocalProtocolError,
@@ -25,6 +24,7 @@ from trioipc._errors import (
 from trioipc.memory._fence import IS_FULL
 from trioipc.pool._climbing import Climber
 from trioipc.pool._clocks import Clocks
+from trioipc.pool._loading import Loader, stop_loading
 from trioipc.pool._statistics import LadderTimes, Tally
 from trioipc.pool.scheduling._gate import gate_of
 from trioipc.pool.team._team import Team
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import TypeAlias
 
-    from trioipc.pool._endpoint import Answer, Ask, Call, Death, Engine, Snapshot
+    from trioipc.pool._endpoint import Answer, Ask, Death, Engine, Snapshot
     from trioipc.pool._progress import Sampler
     from trioipc.pool._request import PoolRequest, Terms
     from trioipc.pool.scheduling._gate import Gate
@@ -97,6 +97,7 @@ class Dispatcher:
     team: Team = attrs.field(init=False)
     clocks: Clocks = attrs.field(init=False)
     _climber: Climber = attrs.field(init=False)
+    _loader: Loader = attrs.field(init=False)
     # Called with a worker, the generation of a call there, and what its function asks for.
     asked: Callable[[PoolWorker, int, Ask], None] = attrs.field(init=False)
 
@@ -105,6 +106,7 @@ class Dispatcher:
             self.engine, self.scheduler, self._size, self.room, self.assign, self._take_back
         )
         self._climber = Climber(self.engine, self.team)
+        self._loader = Loader(self._loaded, self._fail)
         self.clocks = Clocks(
             self._requests, self._climb, self._try_again, self.cancel, self._balance
         )
@@ -160,7 +162,7 @@ class Dispatcher:
             for worker in [*self.team.workers]:
                 worker.endpoint.peek(wait=False)
         elif request._state == "loading":
-            self._start_loading(request)
+            self._loader.begin(request)
 
     def _guard(self, request: Request, terms: Terms) -> bool:
         """Watch its flag and its clocks; return False if it is over before it began."""
@@ -233,30 +235,16 @@ class Dispatcher:
         if request._call.loads:
             request._step("load")
             if request._nursery is not None:  # else `attend` does it
-                self._start_loading(request)
+                self._loader.begin(request)
         else:
             self._post(request, worker)
 
-    def _start_loading(self, request: Request) -> None:
-        assert request._nursery is not None
-        request._loader = trio.CancelScope(shield=True)
-        request._nursery.start_soon(self._load, request, request._call, request._loader)
-
-    @enable_ki_protection
-    async def _load(self, request: Request, call: Call, scope: trio.CancelScope) -> None:
-        """Copy the request's buffers, in its own nursery; some while it is already running."""
-        with scope:
-            try:
-                await call.load()
-                if request._loader is scope:  # it was not cancelled, nor moved on
-                    assert request._worker is not None
-                    self._post(request, request._worker)
-                    if request._state == "ended":  # it could not be sent
-                        self.assign()
-                    await call.feed()
-            except Exception as error:
-                if request._loader is scope:
-                    self._fail(request, error)
+    def _loaded(self, request: Request) -> None:
+        """Send a request whose buffers are there."""
+        assert request._worker is not None
+        self._post(request, request._worker)
+        if request._state == "ended":  # it could not be sent
+            self.assign()
 
     def _fail(self, request: Request, error: Exception) -> None:
         """End a request whose buffers could not be copied."""
@@ -268,13 +256,6 @@ class Dispatcher:
             self.assign()
         else:
             request._resolve(Error(error))
-
-    def _stop_loading(self, request: Request) -> None:
-        """Copy no more for a request, and let go of what was copied."""
-        if request._loader is not None:
-            request._loader.cancel()
-            request._loader = None
-        request._call.drop()
 
     # -- sending ahead ------------------------------------------------------------------------
 
@@ -453,7 +434,7 @@ class Dispatcher:
             request._rescue()
         if request._gate is not None:
             self.scheduler.leave(request)
-        self._stop_loading(request)
+        stop_loading(request)
         del request._call  # its errors may hold the request, but need not hold its arguments
         if request._return_place is not None:
             request._return_place()
@@ -559,14 +540,14 @@ class Dispatcher:
 
     def _requeue(self, request: Request) -> None:
         request._step("requeue")
-        self._stop_loading(request)
+        stop_loading(request)
         self.scheduler.put_back(request, request._terms.priority)
         self.clocks.arm_waiting(request)
 
     def _rest(self, request: Request) -> None:
         """Let a request that has crashed wait a little before it waits for another worker."""
         request._step("requeue")
-        self._stop_loading(request)
+        stop_loading(request)
         doublings = min(len(request._crashes) - 1, _RETRY_DOUBLINGS)
         pause = _RETRY_SECONDS * 2**doublings * (0.5 + self._random())
         request._rests_until = trio.current_time() + pause
